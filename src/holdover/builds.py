@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an executable and a module say about themselves, by a program definition's expressions.
+
+Nothing is run: the answers are constant data of the file.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from holdover.elf import ElfFile
+from holdover.model import Build
+from holdover.programs import Program
+
+__all__ = ["read_build", "read_module_names", "read_module_stamp"]
+
+
+def read_build(file: BinaryIO, program: Program) -> Build:
+    """Identify an executable; raises `ElfError` if it is malformed."""
+    elf = ElfFile(file)
+    constants = b"\0".join(_constant_data(elf))
+    stamp = program.stamp.search(constants)
+    return Build(
+        program=program.name,
+        build_id=elf.build_id,
+        stamp=stamp[0].decode() if stamp else None,
+        version=_first_group(program.version, constants),
+        directories=tuple(Path(name) for name in _all_groups(program.directory, constants)),
+    )
+
+
+def read_module_names(file: BinaryIO, program: Program) -> frozenset[str]:
+    """Names of all modules that the executable may ask for, and some that it never will."""
+    constants = b"\0".join(_constant_data(ElfFile(file)))
+    return frozenset(_all_groups(program.modules, constants))
+
+
+def read_module_stamp(file: BinaryIO, program: Program) -> str:
+    """The stamp that a module exports, or ""; raises `ElfError` if it is malformed."""
+    for name in ElfFile(file).defined_names():
+        if program.stamp.fullmatch(name.encode("utf-8", "surrogateescape")):
+            return name
+    return ""
+
+
+def _constant_data(elf: ElfFile) -> Iterator[bytes]:
+    """Segments with string literals; with an old linker they are in the code's segment."""
+    constant = [s for s in elf.loads if s.constant]
+    for segment in constant or [s for s in elf.loads if not s.writable]:
+        yield elf.read(segment.offset, segment.file_size)
+
+
+def _first_group(pattern: re.Pattern[bytes], data: bytes) -> str:
+    found = pattern.search(data)
+    return found[1].decode("utf-8", "replace").strip() if found else ""
+
+
+def _all_groups(pattern: re.Pattern[bytes], data: bytes) -> list[str]:
+    """Neighbours share the NUL between them, so the search goes on right behind each group."""
+    found: dict[str, None] = {}
+    match = pattern.search(data)
+    while match:
+        found[match[1].decode("utf-8", "replace")] = None
+        match = pattern.search(data, match.end(1))
+    return list(found)

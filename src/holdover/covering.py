@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a directory of another process may be covered by a mount, as the kernel's tables tell.
+
+A mount hits every process of its namespace, and through shared mounts other namespaces as well.
+So it is refused unless the namespace holds nothing but instances of the one executable, and the
+mount that holds the directory has no peer anywhere else.
+"""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from holdover import linux
+from holdover.errors import ProcessError
+from holdover.model import FileId
+from holdover.mounts import Mount, parse_mountinfo, sharing_refusal
+from holdover.procfs import ProcFs
+
+__all__ = ["MountTables"]
+
+
+@dataclass
+class MountTables:
+    """All mount namespaces as they are at one moment; each table is read once."""
+
+    proc: ProcFs
+    _tables: dict[int, tuple[Mount, ...]] = field(default_factory=dict)
+
+    def refusal(self, pid: int, executable: FileId, directory: Path) -> str:
+        """Why `directory` must not be covered for process `pid`, or "" if it may be."""
+        namespace = self.proc.namespace(pid)
+        if namespace == self.proc.namespace(self.proc.own_pid):
+            return "it lives in the host's mount namespace: a mount would hit every process"
+        strangers = [
+            other for other in self._members.get(namespace, ()) if not self._runs(other, executable)
+        ]
+        if strangers:
+            others = ", ".join(map(str, strangers[:5]))
+            return f"its mount namespace also holds processes of another build ({others})"
+        try:
+            target = os.open(self.proc.path(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            return f"it has no directory {directory} that could be covered ({error.strerror})"
+        try:
+            holding = linux.mount_id(target)
+        finally:
+            os.close(target)
+        mount = next((m for m in self._table(pid, namespace) if m.id == holding), None)
+        if mount is None:
+            return f"the mount that holds {directory} is not in its mount table"
+        return sharing_refusal(mount, self._elsewhere(namespace))
+
+    def _runs(self, pid: int, executable: FileId) -> bool:
+        try:
+            return self.proc.file_of(pid, "exe") == executable
+        except ProcessError:
+            return False
+
+    @cached_property
+    def _members(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for pid in self.proc.pids():
+            try:
+                self.proc.link(pid, "exe")
+                found.setdefault(self.proc.namespace(pid), []).append(pid)
+            except ProcessError:
+                continue  # kernel threads and zombies open no files
+        return found
+
+    def _elsewhere(self, namespace: int) -> tuple[Mount, ...]:
+        return tuple(
+            mount
+            for other, pids in self._members.items()
+            if other != namespace
+            for mount in self._table(pids[0], other)
+        )
+
+    def _table(self, pid: int, namespace: int) -> tuple[Mount, ...]:
+        if namespace not in self._tables:
+            self._tables[namespace] = parse_mountinfo(self.proc.read(pid, "mountinfo"))
+        return self._tables[namespace]

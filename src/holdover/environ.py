@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live environment of another process: where it is, what it says, and where there is room.
+
+`environ` is a pointer to an array of pointers. Whoever wants to change it from outside needs bytes
+that the process will never use. They are between the end of an object's .bss and the end of its
+last page: mapped, writable, zero, and reached by nothing. We mark them as ours and use them as two
+halves in turn, so that the array that is live is never written to.
+
+    start                                                                   page end
+    | "holdover" | half 0: array, zeros, string | half 1: array, zeros, string |
+
+Source: environ(7); glibc's stdlib/getenv.c and stdlib/setenv.c (setenv copies an array that it did
+not allocate, so a later setenv of the program stays correct); elf/dl-minimal.c (ld.so allocates
+from the end of its own last page, which is why its page is never used).
+"""
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from holdover.elf import ElfFile, Segment
+from holdover.errors import ElfError, UnsupportedError
+from holdover.memory import Memory
+from holdover.procfs import Mapping, ProcFs
+
+__all__ = [
+    "LiveEnvironment",
+    "Half",
+    "read_environment",
+    "entry_values",
+    "room_needed",
+    "find_half",
+    "our_entries",
+    "layout",
+]
+
+MARK = b"holdover"
+_PAGE = 4096
+_MAX_ENTRIES = 65536
+_AT_NULL, _AT_ENTRY = 0, 9
+_E_ENTRY = 24  # offset of e_entry in the ELF header
+_LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
+_LOADER = re.compile(r"/ld[-.][^/]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEnvironment:
+    """Addresses in the process: of `environ`, of the array it points to, of each string."""
+
+    pointer: int
+    array: int
+    entries: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """A place for one array and one string; `area` is where the mark is."""
+
+    area: int
+    start: int
+    size: int
+
+    def holds(self, address: int) -> bool:
+        return self.start <= address < self.start + self.size
+
+
+def read_environment(proc: ProcFs, pid: int, memory: Memory) -> LiveEnvironment:
+    """Read the array as it is now; raises `UnsupportedError` if it cannot be found."""
+    pointer = _locate(proc, pid)
+    array = memory.read_pointer(pointer)
+    if not array:
+        raise UnsupportedError(
+            f"process {pid} has no environment (it has just started, or has cleared it)",
+            hint="try again in a moment",
+        )
+    return LiveEnvironment(pointer, array, tuple(_read_array(pid, memory, array)))
+
+
+def _read_array(pid: int, memory: Memory, array: int) -> Iterator[int]:
+    for index in range(_MAX_ENTRIES):
+        entry = memory.read_pointer(array + 8 * index)
+        if not entry:
+            return
+        yield entry
+    raise UnsupportedError(f"process {pid}: its environment has more than {_MAX_ENTRIES} entries")
+
+
+def entry_values(memory: Memory, live: LiveEnvironment, name: str) -> list[bytes]:
+    """All values of the variable; getenv(name) returns the first in the process now."""
+    wanted = name.encode() + b"="
+    strings = (memory.read_string(entry) for entry in live.entries)
+    return [string[len(wanted) :] for string in strings if string.startswith(wanted)]
+
+
+def room_needed(live: LiveEnvironment, name: str, value: str) -> int:
+    """Bytes for an array with one more entry, its end, and the entry's string."""
+    return 8 * (len(live.entries) + 2) + len(os.fsencode(f"{name}={value}")) + 1
+
+
+# -- where `environ` is ----------------------------------------------------------------------------
+
+
+def _locate(proc: ProcFs, pid: int) -> int:
+    """Address of the `environ` that the process uses.
+
+    As the loader resolves it: a COPY relocation puts it into the executable, else it is libc's.
+    """
+    with proc.open(pid, "exe") as file:
+        executable = ElfFile(file)
+        for name in ("environ", "__environ", "_environ"):
+            if (symbol := executable.symbol(name)) is not None:
+                return _executable_base(proc, pid, executable) + symbol.value
+    for mapping in _objects(proc.maps(pid)):
+        if _LIBC.search(mapping.path):
+            with _mapped_file(proc, pid, mapping) as file:
+                libc = ElfFile(file)
+                symbol = libc.symbol("__environ")
+                if libc.soname == "libc.so.6" and symbol is not None:
+                    return _base(mapping, libc) + symbol.value
+    raise UnsupportedError(f"process {pid} does not use glibc: its environment was not found")
+
+
+def _executable_base(proc: ProcFs, pid: int, executable: ElfFile) -> int:
+    """What the kernel added to the executable's addresses; source: getauxval(3)."""
+    with proc.open(pid, "auxv") as file:
+        auxiliary = dict(struct.iter_unpack("<QQ", file.read(4096)[: 4096 // 16 * 16]))
+    if _AT_ENTRY not in auxiliary:
+        raise UnsupportedError(f"process {pid}: the kernel does not tell where it was loaded")
+    (entry,) = struct.unpack("<Q", executable.read(_E_ENTRY, 8))
+    return int(auxiliary[_AT_ENTRY]) - int(entry)
+
+
+def _objects(maps: tuple[Mapping, ...]) -> Iterator[Mapping]:
+    """The first mapping of each mapped file, in address order."""
+    seen = set()
+    for mapping in maps:
+        if mapping.file.inode and mapping.offset == 0 and mapping.file not in seen:
+            seen.add(mapping.file)
+            yield mapping
+
+
+def _mapped_file(proc: ProcFs, pid: int, mapping: Mapping) -> BinaryIO:
+    """The very file that is mapped, replaced or not."""
+    return proc.open(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")
+
+
+def _base(mapping: Mapping, elf: ElfFile) -> int:
+    if not elf.loads:
+        raise ElfError(f"{mapping.path} has no loadable segment")
+    return mapping.start - elf.loads[0].address // _PAGE * _PAGE
+
+
+# -- where there is room ---------------------------------------------------------------------------
+
+
+def find_half(
+    proc: ProcFs, pid: int, memory: Memory, live: LiveEnvironment, need: int
+) -> tuple[Half, bool]:
+    """A half of `need` bytes that nothing live points into, and whether it was used before.
+
+    Raises `UnsupportedError` if there is none.
+    """
+    used = (live.array, *live.entries)
+    largest = 0
+    for start, end in _tails(proc, pid):
+        content = memory.read(start, end - start)
+        if content.strip(b"\0") and not content.startswith(MARK):
+            continue  # somebody uses these bytes after all
+        size = (end - start - len(MARK)) // 32 * 16
+        halves = [Half(start, start + len(MARK) + n * size, size) for n in (0, 1)]
+        free = [h for h in halves if not any(h.holds(address) for address in used)]
+        largest = max(largest, size)
+        if free and size >= need:
+            at = free[0].start - start
+            return free[0], bool(content[at : at + size].strip(b"\0"))
+    raise UnsupportedError(
+        f"process {pid}: no room for a new environment ({need} bytes needed, {largest} found)"
+    )
+
+
+def our_entries(proc: ProcFs, pid: int, memory: Memory, live: LiveEnvironment) -> set[int]:
+    """Those entries whose strings we once wrote."""
+    ours = set()
+    for start, end in _tails(proc, pid):
+        if memory.read(start, len(MARK)) == MARK:
+            ours |= {entry for entry in live.entries if start <= entry < end}
+    return ours
+
+
+def _tails(proc: ProcFs, pid: int) -> Iterator[tuple[int, int]]:
+    """Unused ends of last pages: of the executable, then of libraries that never go away."""
+    maps = proc.maps(pid)
+    break_at = proc.stat(pid).start_brk
+    with proc.open(pid, "exe") as file:
+        executable = ElfFile(file)
+        yield from _tail(maps, break_at, executable, _executable_base(proc, pid, executable))
+        needed = executable.needed
+    for mapping in _objects(maps):
+        name = mapping.path.rpartition("/")[2]
+        if _LOADER.search(mapping.path) or ".so" not in name:
+            continue
+        with _mapped_file(proc, pid, mapping) as file:
+            library = ElfFile(file)
+            if library.soname in needed:
+                yield from _tail(maps, break_at, library, _base(mapping, library))
+
+
+def _tail(
+    maps: tuple[Mapping, ...], break_at: int, elf: ElfFile, base: int
+) -> Iterator[tuple[int, int]]:
+    writable = [segment for segment in elf.loads if segment.writable]
+    if not writable:
+        return
+    last: Segment = max(writable, key=lambda s: s.address)
+    end_of_bss = base + last.address + last.memory_size
+    start, end = -(-end_of_bss // 16) * 16, -(-end_of_bss // _PAGE) * _PAGE
+    heap_is_there = start - _PAGE < break_at < end and break_at >= end // _PAGE * _PAGE - _PAGE
+    mapped = any(m.readable_and_writable and m.start <= start and end <= m.end for m in maps)
+    if mapped and not heap_is_there and end - start > len(MARK):
+        yield start, end
+
+
+def layout(half: Half, entries: tuple[int, ...], string: bytes) -> bytes:
+    """The bytes of a half: the array at its start, its first entry the string at its end.
+
+    All between is zero, so that whoever still walks an earlier array of this half meets an end.
+    Without a string the array is just `entries`.
+    """
+    at = half.size - len(string)
+    pointers = (half.start + at, *entries) if string else entries
+    return struct.pack(f"<{len(pointers) + 1}Q", *pointers, 0).ljust(at, b"\0") + string

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can go wrong, as one tree. Each class carries its exit code.
+
+HoldoverError
+├── UsageError              the command line or a hook's input makes no sense (2)
+├── MalformedError          a file or text is not what its format promises
+│   └── ElfError            an ELF file is truncated, inconsistent or of another kind
+├── ProcessError            one process; its pid is in the message
+│   ├── VanishedError       it ended, or its pid now belongs to something else
+│   ├── UnreadableError     the kernel does not let us look (3)
+│   └── UnsupportedError    its layout gives no safe way to do this
+├── RefusedError            a safety rule said no; nothing was touched
+├── StoreError              the store cannot be used
+│   ├── UntrustedError      somebody but root can write there
+│   ├── BusyError           another holdover holds the lock
+│   └── DamagedError        what is there is not what was put there
+├── CommandError            a program that was run failed
+└── BudgetError             the time that was given is used up
+"""
+
+__all__ = [
+    "HoldoverError",
+    "UsageError",
+    "MalformedError",
+    "ElfError",
+    "ProcessError",
+    "VanishedError",
+    "UnreadableError",
+    "UnsupportedError",
+    "RefusedError",
+    "StoreError",
+    "UntrustedError",
+    "BusyError",
+    "DamagedError",
+    "CommandError",
+    "BudgetError",
+]
+
+
+class HoldoverError(Exception):
+    """What happened (`message`), and what the operator can do about it (`hint`)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(HoldoverError):
+    exit_code = 2
+
+
+class MalformedError(HoldoverError):
+    pass
+
+
+class ElfError(MalformedError):
+    pass
+
+
+class ProcessError(HoldoverError):
+    pass
+
+
+class VanishedError(ProcessError):
+    pass
+
+
+class UnreadableError(ProcessError):
+    exit_code = 3
+
+
+class UnsupportedError(ProcessError):
+    pass
+
+
+class RefusedError(HoldoverError):
+    pass
+
+
+class StoreError(HoldoverError):
+    pass
+
+
+class UntrustedError(StoreError):
+    pass
+
+
+class BusyError(StoreError):
+    pass
+
+
+class DamagedError(StoreError):
+    pass
+
+
+class CommandError(HoldoverError):
+    pass
+
+
+class BudgetError(HoldoverError):
+    pass

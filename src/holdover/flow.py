@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps in order. Here is what happens when a guest is protected:
+
+    scan -> plan -> capture -> lease -> deliver -> verify
+
+One process that cannot be served is an outcome, not the end: the others are served all the same.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from holdover.errors import DamagedError, HoldoverError, ProcessError, RefusedError, VanishedError
+from holdover.model import (
+    Capture,
+    Delivery,
+    Holding,
+    Item,
+    Lease,
+    Outcome,
+    Plan,
+    Process,
+    ProcessId,
+    Scan,
+    State,
+)
+from holdover.procfs import ProcFs
+from holdover.programs import Program, load_programs
+from holdover.steps.capture import capture
+from holdover.steps.collect import Collection as Collected
+from holdover.steps.collect import collect
+from holdover.steps.deliver import environment, mount
+from holdover.steps.plan import Aim, Touches, always, plan
+from holdover.steps.scan import scan
+from holdover.steps.verify import verify
+from holdover.store import Store
+
+__all__ = ["Holdover", "Progress"]
+
+Progress = Callable[[str], None]
+"""Told what is being done, one short line at a time."""
+
+
+def _silent(_: str) -> None:
+    return
+
+
+@dataclass
+class Holdover:
+    """holdover on one machine: where to look, where to hold, what it may do."""
+
+    proc: ProcFs = field(default_factory=ProcFs)
+    store: Store = field(default_factory=Store)
+    programs: tuple[Program, ...] = field(default_factory=load_programs)
+    deliveries: tuple[Delivery, ...] = (Delivery.ENVIRONMENT, Delivery.MOUNT)
+    lock_timeout: float = 10.0
+    """Seconds to wait for another holdover."""
+    progress: Progress = _silent
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def status(self, pids: Collection[int] = ()) -> tuple[Scan, tuple[Item, ...]]:
+        """What was seen, and the state of each process; takes no lock and changes nothing."""
+        seen = self._scan(pids)
+        holdings = self.store.holdings()
+        items = plan(seen, holdings, self.deliveries, self.store.views, Aim.LOOK).items
+        return seen, tuple(self._verified(item, holdings) for item in items)
+
+    def plan(self, aim: Aim, pids: Collection[int] = (), touches: Touches = always) -> Plan:
+        """What `carry_out` would do; takes no lock and changes nothing."""
+        installed = aim is Aim.PROTECT
+        seen = self._scan(pids, installed=installed)
+        return plan(seen, self.store.holdings(), self.deliveries, self.store.views, aim, touches)
+
+    def _scan(self, pids: Collection[int] = (), *, installed: bool = False) -> Scan:
+        self.progress("looking at processes")
+        views = self.store.views
+        return scan(
+            self.proc, self.programs, self.deliveries, views, pids=pids, installed=installed
+        )
+
+    def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:
+        """A delivery counts only if the process finds there what is held."""
+        if item.state not in (State.PROTECTED, State.DEFUSED) or item.delivery is None:
+            return item
+        holding = _holding(holdings, item.snapshot)
+        problem = verify(self.proc, item.process, holding, _seen_at(item, holding))
+        return replace(item, state=State.AT_RISK, reason=problem) if problem else item
+
+    # -- protecting ----------------------------------------------------------------------------
+
+    def carry_out(
+        self,
+        aim: Aim,
+        pids: Collection[int] = (),
+        touches: Touches = always,
+        transaction: ProcessId | None = None,
+    ) -> tuple[Outcome, ...]:
+        """Do what the plan says. With `transaction`, also hold what it is about to replace."""
+        with self.store.writing(self.lock_timeout):
+            decided = self.plan(aim, pids, touches)
+            outcomes = tuple(self._serve(item) for item in decided.items)
+            if transaction is not None:
+                for wanted in decided.captures:
+                    self._hold_for_transaction(wanted, transaction)
+        return outcomes
+
+    def _serve(self, item: Item) -> Outcome:
+        process = item.process
+        unchanged = Outcome(process, item.state, item.reason, item.delivery, item.snapshot)
+        if item.problem:
+            return replace(unchanged, reason=f"{item.reason}; {item.problem}", failed=True)
+        if item.deliver is None:
+            return unchanged
+        self.progress(f"protecting {process.name or process.id.pid}")
+        try:
+            return self._deliver(item, item.deliver)
+        except VanishedError as error:
+            return replace(unchanged, reason=error.message)  # it needs nothing any more
+        except HoldoverError as error:
+            reason = f"{error.message}; {error.hint}" if error.hint else error.message
+            return replace(unchanged, reason=reason, failed=True)
+
+    def _deliver(self, item: Item, delivery: Delivery) -> Outcome:
+        process = item.process
+        holding = self._snapshot(item.source)
+        self._check(holding, process, delivery)
+        lease = Lease(process.id, holding.snapshot.id, process.name, str(delivery))
+        self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
+        try:
+            self._point(process, delivery, holding)
+        except HoldoverError:
+            self.store.drop_lease(lease)
+            raise
+        self._drop_leases(process.id, but=lease)
+        after = self.status([process.id.pid])[1]
+        if not after or after[0].snapshot != lease.snapshot:
+            raise VanishedError(f"process {process.id.pid} ended, or set its environment itself")
+        item = after[0]
+        failed = item.state not in (State.PROTECTED, State.DEFUSED)
+        return Outcome(process, item.state, item.reason, delivery, lease.snapshot, True, failed)
+
+    def _snapshot(self, source: str | Capture) -> Holding:
+        """The holding to deliver, captured now if it has to be."""
+        if isinstance(source, Capture):
+            self.progress(f"holding the modules of {source.build.version or source.build.program}")
+            source = capture(self.store, source, self.programs).id
+        return _holding(self.store.holdings(), source)
+
+    def _check(self, holding: Holding, process: Process, delivery: Delivery) -> None:
+        damage = holding.damage or self.store.damage(holding)
+        if damage:
+            raise DamagedError(f"snapshot {holding.snapshot.id} is not used: {damage}")
+        if delivery is Delivery.ENVIRONMENT:
+            hidden = verify(self.proc, process, holding, holding.view)
+            if hidden:
+                raise RefusedError(f"process {process.id.pid}: {hidden}")
+
+    def _point(self, process: Process, delivery: Delivery, holding: Holding) -> None:
+        if delivery is Delivery.ENVIRONMENT:
+            variable = self._program(process).variable
+            environment.deliver(self.proc, process, variable, holding.view)
+        else:
+            mount.deliver(self.proc, process, holding.view)
+
+    def _hold_for_transaction(self, wanted: Capture, transaction: ProcessId) -> None:
+        """One that starts while files are replaced has the old build and meets the new files."""
+        snapshot = capture(self.store, wanted, self.programs)
+        self.store.add_lease(Lease(transaction, snapshot.id, "transaction", ""))
+
+    # -- letting go ----------------------------------------------------------------------------
+
+    def release(self, pid: int, *, force: bool = False) -> Outcome:
+        """Take a delivery back.
+
+        Raises `RefusedError` if the process would then find files of another build, unless forced.
+        """
+        with self.store.writing(self.lock_timeout):
+            items = self.status([pid])[1]
+            if not items:
+                raise ProcessError(f"process {pid} is no program that holdover knows")
+            item = items[0]
+            if item.delivery is None:
+                return Outcome(item.process, item.state, "nothing was delivered to it")
+            if not force:
+                self._check_release(item)
+            self._take_back(item)
+            self._drop_leases(item.process.id)
+            after = self.status([pid])[1][0]
+            return Outcome(after.process, after.state, after.reason, changed=True)
+
+    def _check_release(self, item: Item) -> None:
+        views = self.store.views
+        chosen = tuple(d for d in item.process.chosen if d.parent != views)
+        bare = replace(item.process, chosen=chosen, covered_by=None)
+        seen = self._scan([item.process.id.pid])
+        seen = replace(seen, processes=(bare,))
+        without = plan(seen, (), self.deliveries, views, Aim.LOOK).items[0]
+        if without.state is not State.CURRENT:
+            raise RefusedError(
+                f"process {bare.id.pid} still needs it: {without.reason}",
+                hint="a late load may kill it afterwards; to do it all the same: --force",
+            )
+
+    def _take_back(self, item: Item) -> None:
+        if item.delivery is Delivery.ENVIRONMENT:
+            environment.release(self.proc, item.process, self._program(item.process).variable)
+        else:
+            holding = _holding(self.store.holdings(), item.snapshot)
+            mount.release(self.proc, item.process, holding.view)
+
+    def collect(self, *, dry_run: bool = False, transaction: ProcessId | None = None) -> Collected:
+        """Remove what nobody needs; the leases of `transaction` end here."""
+        with self.store.writing(self.lock_timeout):
+            if transaction is not None:
+                self._drop_leases(transaction)
+            return collect(self.store, self._scan(), self.proc.is_alive, dry_run=dry_run)
+
+    def _drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:
+        for lease in self.store.leases():
+            if lease.process == process and lease != but:
+                self.store.drop_lease(lease)
+
+    def _program(self, process: Process) -> Program:
+        return next(p for p in self.programs if p.name == process.build.program)
+
+
+def _holding(holdings: tuple[Holding, ...], snapshot: str) -> Holding:
+    found = next((h for h in holdings if h.snapshot.id == snapshot), None)
+    if found is None:
+        raise DamagedError(f"snapshot {snapshot} is not in the store")
+    return found
+
+
+def _seen_at(item: Item, holding: Holding) -> Path:
+    """Where the process finds its view."""
+    if item.delivery is Delivery.MOUNT:
+        return item.process.build.directories[0]
+    return holding.view

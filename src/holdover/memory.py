@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another process's data, through /proc/PID/mem: no stop, no attach, nothing called in it.
+
+The file stays bound to the address space that the process had when it was opened. If the process
+ends or executes something else, reads and writes fail; they never reach the successor.
+Source: proc_pid_mem(5); fs/proc/base.c, mem_open() and mem_rw().
+"""
+
+import os
+import struct
+from types import TracebackType
+
+from holdover.errors import MalformedError, UnreadableError, VanishedError
+from holdover.procfs import ProcFs
+
+__all__ = ["Memory"]
+
+_POINTER = struct.Struct("<Q")
+_PAGE = 4096
+_MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN: no longer string enters a process from outside
+
+
+class Memory:
+    """A context manager over one process's address space."""
+
+    def __init__(self, proc: ProcFs, pid: int, *, writable: bool = False) -> None:
+        self.pid = pid
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        try:
+            self._fd = os.open(proc.path(pid, "mem"), flags | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise VanishedError(f"process {pid} ended") from error
+        except OSError as error:
+            raise UnreadableError(
+                f"process {pid}: its memory cannot be opened: {error.strerror}",
+                hint="run holdover as root with CAP_SYS_PTRACE; check kernel.yama.ptrace_scope",
+            ) from error
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._fd, size, address)
+        except (OSError, OverflowError) as error:
+            raise MalformedError(f"process {self.pid}: nothing to read at {address:#x}") from error
+        if not data and size:
+            raise VanishedError(f"process {self.pid} ended or replaced itself")
+        if len(data) != size:
+            raise MalformedError(f"process {self.pid}: memory ends before {address + size:#x}")
+        return data
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data`; eight aligned bytes arrive as one store."""
+        try:
+            written = os.pwrite(self._fd, data, address)
+        except (OSError, OverflowError) as error:
+            raise UnreadableError(
+                f"process {self.pid}: {address:#x} cannot be written: {error}"
+            ) from error
+        if written == 0:
+            raise VanishedError(f"process {self.pid} ended or replaced itself")
+        if written != len(data):
+            raise UnreadableError(f"process {self.pid}: only {written} bytes were written")
+
+    def read_pointer(self, address: int) -> int:
+        return int(_POINTER.unpack(self.read(address, 8))[0])
+
+    def write_pointer(self, address: int, value: int) -> None:
+        if address % 8:
+            raise MalformedError(f"process {self.pid}: pointer at the odd address {address:#x}")
+        self.write(address, _POINTER.pack(value))
+
+    def read_string(self, address: int) -> bytes:
+        """The zero-terminated string at `address`, without the zero."""
+        data = b""
+        while len(data) < _MAX_STRING:
+            at = address + len(data)
+            data += self.read(at, _PAGE - at % _PAGE)
+            end = data.find(b"\0")
+            if end >= 0:
+                return data[:end]
+        raise MalformedError(f"process {self.pid}: the string at {address:#x} has no end")

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of the design as frozen values. They know nothing and do nothing.
+
+A process is (pid, start time), a file is (device, inode), a build is an ELF build-id plus the
+program's own stamp: identity is never a name.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+__all__ = [
+    "ProcessId",
+    "FileId",
+    "Build",
+    "Module",
+    "Process",
+    "Scan",
+    "Installed",
+    "Unreadable",
+    "State",
+    "Delivery",
+    "HeldFile",
+    "Purpose",
+    "Snapshot",
+    "Holding",
+    "Lease",
+    "Capture",
+    "Item",
+    "Plan",
+    "Outcome",
+]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProcessId:
+    """`start_time` is field 22 of proc_pid_stat(5): clock ticks after boot."""
+
+    pid: int
+    start_time: int
+
+    def __str__(self) -> str:
+        return f"{self.pid}-{self.start_time}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FileId:
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """An exact executable. `stamp` is None when it cannot load modules at all."""
+
+    program: str
+    build_id: str
+    stamp: str | None
+    version: str
+    directories: tuple[Path, ...]
+    """Where it looks for modules when nothing else tells it to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A file that a program may load after it started, as it lies on disk now."""
+
+    name: str
+    path: Path
+    stamp: str
+    """The stamp that it carries; "" if it carries none or cannot be read as a module."""
+
+
+class State(StrEnum):
+    CURRENT = "current"
+    PROTECTED = "protected"
+    DEFUSED = "defused"
+    AT_RISK = "at-risk"
+    POISONED = "poisoned"
+    UNSUPPORTED = "unsupported"
+    UNREADABLE = "unreadable"
+
+
+class Delivery(StrEnum):
+    ENVIRONMENT = "environment"
+    MOUNT = "mount"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One running instance of a program, with all that a plan needs to know about it."""
+
+    id: ProcessId
+    name: str
+    executable: Path
+    executable_file: FileId
+    replaced: bool
+    """The file at `executable` is no longer the one that runs."""
+    build: Build
+    chosen: tuple[Path, ...] = ()
+    """Directories that its environment names for modules, the one that counts first."""
+    covered_by: FileId | None = None
+    """Identity of its module directory as the process itself sees it."""
+    loaded: frozenset[str] = frozenset()
+    """Names of the modules that it has mapped."""
+    unsupported: str = ""
+    """Why nothing can be done for it; "" if something can."""
+    no_environment: str = ""
+    """Why its environment cannot be written; "" if it can."""
+    no_mount: str = ""
+    """Why its module directory cannot be covered; "" if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A build as it lies on disk, whether it runs or not."""
+
+    path: Path
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What was seen, and what could not be seen."""
+
+    processes: tuple[Process, ...]
+    modules: tuple[Module, ...]
+    """All modules in all directories that some process or installed build may load from."""
+    installed: tuple[Installed, ...] = ()
+    foreign: int = 0
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFile:
+    """A file of a snapshot; `path` is relative to its view."""
+
+    path: str
+    origin: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    how: str
+    """link, reflink or copy: only a copy cost bytes."""
+
+
+class Purpose(StrEnum):
+    HOLD = "hold"
+    """All that the build could load when it was captured."""
+    DEFUSE = "defuse"
+    """Decoys only: nothing loads any more, and nothing kills."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the store holds for one build."""
+
+    id: str
+    purpose: Purpose
+    program: str
+    build_id: str
+    stamp: str
+    version: str
+    created: str
+    """UTC, ISO 8601."""
+    files: tuple[HeldFile, ...]
+    decoys: tuple[str, ...]
+    """Module names that are refused."""
+
+    @property
+    def modules(self) -> frozenset[str]:
+        return frozenset(f.path.removesuffix(".so") for f in self.files if "/" not in f.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A snapshot as the store has it now."""
+
+    snapshot: Snapshot
+    view: Path
+    view_file: FileId | None
+    damage: str = ""
+    """What is no longer as it was captured; nothing is delivered from a damaged one."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Lease:
+    """A live process needs a snapshot. A transaction holds some while it runs, undelivered."""
+
+    process: ProcessId
+    snapshot: str
+    name: str
+    delivery: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A snapshot to be taken: for each module name, the file on disk that is the build's own."""
+
+    build: Build
+    purpose: Purpose
+    executable: Path
+    """Where the executable can be read: its names of modules become decoys."""
+    modules: tuple[tuple[str, Path], ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What the plan says about one process."""
+
+    process: Process
+    state: State
+    reason: str
+    delivery: Delivery | None = None
+    """How it sees `snapshot` now."""
+    snapshot: str = ""
+    deliver: Delivery | None = None
+    """How it is going to see another snapshot; None if nothing is to be done."""
+    source: str | Capture = ""
+    """The snapshot to deliver: its id, or how to take it."""
+    problem: str = ""
+    """Why nothing can be done for a process that needs something; "" if something can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    items: tuple[Item, ...]
+    captures: tuple[Capture, ...] = ()
+    """For installed builds that are about to be replaced, whether they run or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one process."""
+
+    process: Process
+    state: State
+    reason: str
+    delivery: Delivery | None = None
+    snapshot: str = ""
+    changed: bool = False
+    failed: bool = False

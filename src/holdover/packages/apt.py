@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""apt and dpkg: what a transaction is about to change, and the hook lines.
+
+Source: apt.conf(5), DPkg::Pre-Install-Pkgs, protocol version 3; FACTS 6.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from holdover.errors import UsageError
+
+__all__ = ["Change", "parse_changes", "changed_files", "names_any", "HOOK_PATH"]
+
+HOOK_PATH = Path("/etc/apt/apt.conf.d/90holdover")
+DPKG_INFO = Path("/var/lib/dpkg/info")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_MAX_LINE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One package whose files are about to be replaced or removed."""
+
+    package: str
+    architecture: str
+
+
+def parse_changes(lines: Iterable[str]) -> tuple[Change, ...]:
+    """Parse what apt writes to a Pre-Install-Pkgs hook of protocol version 3.
+
+    Packages that are only configured change no file and are left out. Raises `UsageError` for
+    anything else; then the change is not known, and concerns everything.
+    """
+    iterator = iter(lines)
+    if next(iterator, "").strip() != "VERSION 3":
+        raise UsageError("apt's list does not begin with VERSION 3")
+    for line in iterator:  # apt's configuration, up to a blank line
+        if not line.strip():
+            break
+    return tuple(_parse_all(iterator))
+
+
+def _parse_all(lines: Iterator[str]) -> Iterator[Change]:
+    for line in lines:
+        fields = line[:_MAX_LINE].rstrip("\n").split(" ", 8)
+        if len(fields) != 9 or not _PACKAGE.fullmatch(fields[0]):
+            raise UsageError(f"a line of apt's list makes no sense: {line[:200]!r}")
+        name, old_version, old_architecture, *_, new_architecture, _, path = fields
+        if path == "**CONFIGURE**":
+            continue
+        yield Change(name, old_architecture if old_version != "-" else new_architecture)
+
+
+def changed_files(changes: Iterable[Change], info: Path = DPKG_INFO) -> frozenset[Path]:
+    """Files that the installed versions of these packages own; source: dpkg-query(1)."""
+    found: set[Path] = set()
+    for change in changes:
+        for name in (change.package, f"{change.package}:{change.architecture}"):
+            listing = info / f"{name}.list"
+            if listing.exists():
+                found |= {Path(line) for line in listing.read_text(errors="replace").splitlines()}
+    return frozenset(found)
+
+
+def names_any(changes: Iterable[Change], patterns: Iterable[str]) -> bool:
+    """Whether a package, installed or new, has a name that a program definition lists."""
+    return any(fnmatch(change.package, p) for p in patterns for change in changes)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads /proc; the root is injectable, the parsers are pure. Source: proc(5).
+
+Nothing here follows a name that a process chose: executables are told by `exe`, mapped files by
+device and inode. Whatever cannot be read is an error, never an empty answer.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from holdover.errors import MalformedError, UnreadableError, VanishedError
+from holdover.model import FileId, ProcessId
+
+__all__ = ["ProcFs", "Mapping", "Stat", "parse_maps", "parse_stat"]
+
+DELETED = " (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of maps; addresses and offset in bytes. `path` may lie, `file` does not."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    file: FileId
+    path: str
+
+    @property
+    def readable_and_writable(self) -> bool:
+        return self.permissions.startswith("rw")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The fields of stat that are used; times in clock ticks, addresses in bytes."""
+
+    state: str
+    start_time: int
+    start_brk: int
+
+
+def parse_maps(text: str) -> tuple[Mapping, ...]:
+    """Parse /proc/PID/maps; raises `MalformedError` for a line that is none."""
+    return tuple(_parse_mapping(line) for line in text.splitlines())
+
+
+def _parse_mapping(line: str) -> Mapping:
+    try:
+        span, permissions, offset, device, inode, *path = line.split(None, 5)
+        start, end = (int(address, 16) for address in span.split("-"))
+        major, minor = (int(number, 16) for number in device.split(":"))
+        file = FileId(os.makedev(major, minor), int(inode))
+        return Mapping(start, end, permissions, int(offset, 16), file, path[0] if path else "")
+    except (ValueError, OverflowError) as error:
+        raise MalformedError(f"a line of maps makes no sense: {line!r}") from error
+
+
+def parse_stat(text: str) -> Stat:
+    """Parse /proc/PID/stat. The name in parentheses may hold anything, ")" and blanks included."""
+    try:
+        fields = text[text.rindex(")") + 2 :].split()
+        # proc(5) counts from 1, and the two fields before the state are cut off here
+        return Stat(fields[0], int(fields[22 - 3]), int(fields[47 - 3]))
+    except (ValueError, IndexError) as error:
+        raise MalformedError(f"stat makes no sense: {text[:200]!r}") from error
+
+
+class ProcFs:
+    """/proc, or a directory that looks like it."""
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self.root = root
+
+    @cached_property
+    def own_pid(self) -> int:
+        """Ours, as this /proc counts."""
+        return int(os.readlink(self.root / "self"))
+
+    def pids(self) -> list[int]:
+        """All processes, in the kernel's order; raises `UnreadableError` without a /proc."""
+        try:
+            return [int(name) for name in os.listdir(self.root) if name.isdecimal()]
+        except OSError as error:
+            raise UnreadableError(
+                f"{self.root} cannot be read: {error.strerror}",
+                hint="mount it: mount -t proc proc /proc",
+            ) from error
+
+    def threads(self, pid: int) -> list[int]:
+        with self._errors(pid, "task"):
+            return [int(name) for name in os.listdir(self.path(pid, "task"))]
+
+    def path(self, pid: int, name: str) -> Path:
+        return self.root / str(pid) / name
+
+    def link(self, pid: int, name: str) -> str:
+        with self._errors(pid, name):
+            return os.readlink(self.path(pid, name))
+
+    def read(self, pid: int, name: str) -> str:
+        with self._errors(pid, name):
+            raw = self.path(pid, name).read_bytes()
+        if not raw and name in ("maps", "stat"):
+            raise VanishedError(f"process {pid} ended")  # a zombie has no memory any more
+        return raw.decode("utf-8", "surrogateescape")
+
+    def open(self, pid: int, name: str) -> BinaryIO:
+        with self._errors(pid, name):
+            return self.path(pid, name).open("rb")
+
+    def identity(self, pid: int) -> ProcessId:
+        return ProcessId(pid, self.stat(pid).start_time)
+
+    def stat(self, pid: int) -> Stat:
+        return parse_stat(self.read(pid, "stat"))
+
+    def maps(self, pid: int) -> tuple[Mapping, ...]:
+        return parse_maps(self.read(pid, "maps"))
+
+    def file_of(self, pid: int, name: str) -> FileId:
+        """Identity of what the link `name` (exe, root, root/some/path) leads to."""
+        with self._errors(pid, name):
+            found = self.path(pid, name).stat()
+        return FileId(found.st_dev, found.st_ino)
+
+    def namespace(self, pid: int, kind: str = "mnt") -> int:
+        with self._errors(pid, f"ns/{kind}"):
+            return self.path(pid, f"ns/{kind}").stat().st_ino
+
+    def is_alive(self, process: ProcessId) -> bool:
+        """Whether that very process still runs; a zombie does not."""
+        try:
+            stat = self.stat(process.pid)
+        except VanishedError:
+            return False
+        return stat.start_time == process.start_time and stat.state not in "ZXx"
+
+    @contextmanager
+    def _errors(self, pid: int, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # a kernel thread or a zombie has no executable and no memory: ENOENT as well
+            if error.errno in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
+                raise VanishedError(f"process {pid} has no {name} (any more)") from error
+            raise UnreadableError(
+                f"process {pid}: {name} cannot be read: {error.strerror}",
+                hint="run holdover as root, with CAP_SYS_PTRACE and CAP_SYS_ADMIN",
+            ) from error

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which module a process would find, and what a late load of it would do. Pure."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdover.model import Holding, Item, Module, Process, State
+
+__all__ = ["directories", "first_found", "Prospect", "prospects"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a late load of one module would do: "loaded", "loads" or "blocked"."""
+
+    name: str
+    state: str
+    reason: str = ""
+
+
+def directories(process: Process, views: Path) -> tuple[Path, ...]:
+    """Where a process looks for modules, in order, the store's views aside."""
+    chosen = tuple(directory for directory in process.chosen if directory.parent != views)
+    return chosen + process.build.directories
+
+
+def first_found(modules: Iterable[Module], where: tuple[Path, ...]) -> dict[str, Module]:
+    """For each name the file in the first of the directories that has one."""
+    found: dict[str, Module] = {}
+    for module in sorted(
+        (m for m in modules if m.path.parent in where), key=lambda m: where.index(m.path.parent)
+    ):
+        found.setdefault(module.name, module)
+    return found
+
+
+def prospects(
+    item: Item, modules: Iterable[Module], holdings: Collection[Holding], views: Path
+) -> tuple[Prospect, ...]:
+    """For every module on disk or held, what would happen in this process."""
+    process = item.process
+    if process.build.stamp is None:
+        return ()
+    found = first_found(modules, directories(process, views))
+    held = next((h.snapshot.modules for h in holdings if h.snapshot.id == item.snapshot), None)
+    names = sorted(found.keys() | (held or frozenset()) | process.loaded)
+    return tuple(_prospect(name, item, found.get(name), held) for name in names)
+
+
+def _prospect(name: str, item: Item, found: Module | None, held: frozenset[str] | None) -> Prospect:
+    if name in item.process.loaded:
+        return Prospect(name, "loaded")
+    if held is not None and item.state in (State.PROTECTED, State.DEFUSED):
+        if name in held:
+            return Prospect(name, "loads")
+        return Prospect(name, "blocked", "not held for its build: refused without harm")
+    if found is not None and found.stamp == item.process.build.stamp:
+        return Prospect(name, "loads")
+    return Prospect(name, "blocked", "the file on disk is of another build")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Let go: drop the leases of the dead, and every snapshot that nobody needs. Errs to keep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from holdover.model import Holding, Lease, ProcessId, Scan
+from holdover.store import Store
+
+__all__ = ["Collection", "collect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What can go, and what stays for want of knowledge."""
+
+    leases: tuple[Lease, ...]
+    snapshots: tuple[str, ...]
+    bytes_freed: int
+    kept_because: str = ""
+
+
+def collect(
+    store: Store, scan: Scan, is_alive: Callable[[ProcessId], bool], *, dry_run: bool = False
+) -> Collection:
+    """Remove what no live process needs; the caller holds the store's lock.
+
+    A process needs a snapshot if a lease says so or if it is seen to be pointed at it. If some
+    process could not be read, nothing goes: it may be pointed anywhere.
+    """
+    leases = store.leases()
+    dead = tuple(lease for lease in leases if not is_alive(lease.process))
+    leased = {lease.snapshot for lease in leases if lease not in dead}
+    unused = [h for h in store.holdings() if h.snapshot.id not in leased and not _seen(h, scan)]
+    if scan.unreadable and unused:
+        return Collection((), (), 0, f"{len(scan.unreadable)} processes could not be read")
+    freed = sum(store.bytes_held(holding) for holding in unused)
+    if not dry_run:
+        for holding in unused:
+            store.remove(holding.snapshot.id)
+        for lease in dead:
+            store.drop_lease(lease)
+    return Collection(dead, tuple(h.snapshot.id for h in unused), freed)
+
+
+def _seen(holding: Holding, scan: Scan) -> bool:
+    return any(
+        holding.view in process.chosen
+        or (holding.view_file is not None and holding.view_file == process.covered_by)
+        for process in scan.processes
+    )

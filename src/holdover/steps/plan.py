@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide: the state of each process, what to do for it, and why. Pure; this is `--dry-run`.
+
+A process is protected by the snapshot of its own build or not at all. What lies on disk is its own
+as long as it carries the build's stamp; a replaced executable whose successor carries the same
+stamp is suspicious (two package builds of one source), and nothing is captured for it.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+
+from holdover.model import (
+    Build,
+    Capture,
+    Delivery,
+    Holding,
+    Installed,
+    Item,
+    Plan,
+    Process,
+    Purpose,
+    Scan,
+    State,
+)
+from holdover.search import directories, first_found
+
+__all__ = ["Aim", "plan", "always"]
+
+Touches = Callable[[Path], bool]
+"""Whether a pending change of files concerns the file or what is in the directory."""
+
+
+class Aim(Enum):
+    LOOK = "change nothing"
+    PROTECT = "before a change: whatever loads late"
+    CATCH_UP = "after a change: whatever a late load would fail in"
+    DEFUSE = "after a change, without the old files: whatever a late load would kill"
+
+
+def always(_: Path) -> bool:
+    """The change is not known: it may concern everything."""
+    return True
+
+
+def plan(
+    scan: Scan,
+    holdings: tuple[Holding, ...],
+    deliveries: tuple[Delivery, ...],
+    views: Path,
+    aim: Aim,
+    touches: Touches = always,
+) -> Plan:
+    """What is true of each process, and what `aim` asks to be done about it."""
+    decide = _Decision(scan, holdings, deliveries, views, aim)
+    items = tuple(decide.item(process, touches) for process in scan.processes)
+    return Plan(items, tuple(decide.captures(touches)) if aim is Aim.PROTECT else ())
+
+
+class _Decision:
+    def __init__(
+        self,
+        scan: Scan,
+        holdings: tuple[Holding, ...],
+        deliveries: tuple[Delivery, ...],
+        views: Path,
+        aim: Aim,
+    ) -> None:
+        self.scan = scan
+        self.holdings = holdings
+        self.deliveries = deliveries
+        self.views = views
+        self.aim = aim
+
+    # -- what is true --------------------------------------------------------------------------
+
+    def item(self, process: Process, touches: Touches) -> Item:
+        state = self.state(process)
+        if self.aim is Aim.LOOK or not self._wants_something(state, touches):
+            return state
+        return self.remedy(state)
+
+    def state(self, process: Process) -> Item:
+        """State and reason, whatever anybody wants to do about it."""
+        build = process.build
+        if build.stamp is None:
+            return Item(process, State.CURRENT, "its executable loads no modules")
+        if process.unsupported:
+            return Item(process, State.UNSUPPORTED, process.unsupported)
+        seen = self._delivered(process)
+        if seen is not None:
+            delivery, holding = seen
+            state, reason = _state_with(process, holding)
+            return Item(process, state, reason, delivery, holding.snapshot.id)
+        state, reason = self._state_without(process)
+        return Item(process, state, reason)
+
+    def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
+        """The view that the process finds first; the environment comes before the directory."""
+        for holding in self.holdings:
+            if process.chosen[:1] == (holding.view,):
+                return Delivery.ENVIRONMENT, holding
+        for holding in self.holdings:
+            if holding.view_file is not None and holding.view_file == process.covered_by:
+                return Delivery.MOUNT, holding
+        return None
+
+    def _state_without(self, process: Process) -> tuple[State, str]:
+        modules = first_found(self.scan.modules, self._directories(process))
+        wrong = sorted(
+            module.name
+            for module in modules.values()
+            if module.stamp != process.build.stamp and module.name not in process.loaded
+        )
+        if wrong:
+            return State.AT_RISK, (
+                f"{len(wrong)} of {len(modules)} modules on disk are of another build, "
+                f"{_first_few(wrong)}"
+            )
+        if process.replaced and not modules:
+            return State.AT_RISK, "its modules are gone from disk"
+        if process.replaced:
+            return State.CURRENT, "its executable was replaced by one with the same stamp"
+        if not modules:
+            return State.CURRENT, "no modules are installed"
+        return State.CURRENT, "the modules on disk are its own"
+
+    def _directories(self, process: Process) -> tuple[Path, ...]:
+        return directories(process, self.views)
+
+    # -- what to do about it -------------------------------------------------------------------
+
+    def _wants_something(self, item: Item, touches: Touches) -> bool:
+        match self.aim, item.state:
+            case Aim.PROTECT, State.CURRENT | State.AT_RISK | State.DEFUSED:
+                if item.process.build.stamp is None:
+                    return False
+                return any(map(touches, (item.process.executable, *item.process.build.directories)))
+            case Aim.CATCH_UP, State.AT_RISK | State.DEFUSED:
+                return True
+            case Aim.DEFUSE, State.AT_RISK:
+                return True
+            case _:
+                return False
+
+    def remedy(self, item: Item) -> Item:
+        process = item.process
+        source, problem = self._source(process)
+        if item.state is State.DEFUSED and not source:
+            return item  # it stays as it is until its files turn up
+        delivery, no_delivery = self._delivery(process)
+        problem = problem or no_delivery
+        return Item(
+            process=process,
+            state=item.state,
+            reason=item.reason,
+            delivery=item.delivery,
+            snapshot=item.snapshot,
+            deliver=None if problem else delivery,
+            source="" if problem else source,
+            problem=problem,
+        )
+
+    def _source(self, process: Process) -> tuple[str | Capture, str]:
+        """The snapshot for a process, or how to take it, or why there is none."""
+        executable = Path(f"/proc/{process.id.pid}/exe")
+        if self.aim is Aim.DEFUSE:
+            reason = f"a late load of {_label(process)} must not kill it"
+            return Capture(process.build, Purpose.DEFUSE, executable, (), reason), ""
+        held = self._held(process.build)
+        own = self._own_modules(process.build, self._directories(process))
+        if held is not None and (process.replaced or own.keys() <= held.snapshot.modules):
+            return held.snapshot.id, ""
+        if process.replaced and not own:
+            return "", (
+                "its build was replaced before it was protected; "
+                f"`holdover defuse {process.id.pid}` keeps a late load from killing it"
+            )
+        if process.replaced and self._successor_has_same_stamp(process):
+            return (
+                "",
+                "its executable was replaced by one with the same stamp: "
+                "whose modules are on disk cannot be told",
+            )
+        if held is not None:
+            own = {name: held.view / f"{name}.so" for name in held.snapshot.modules} | own
+        reason = f"needed by {_label(process)}"
+        return Capture(process.build, Purpose.HOLD, executable, _pairs(own), reason), ""
+
+    def _held(self, build: Build) -> Holding | None:
+        """The fullest undamaged snapshot of exactly this build."""
+        fitting = [
+            holding
+            for holding in self.holdings
+            if holding.snapshot.purpose is Purpose.HOLD
+            and holding.snapshot.build_id == build.build_id
+            and not holding.damage
+        ]
+        return max(fitting, key=lambda holding: len(holding.snapshot.files), default=None)
+
+    def _own_modules(self, build: Build, where: tuple[Path, ...]) -> dict[str, Path]:
+        own = [module for module in self.scan.modules if module.stamp == build.stamp]
+        return {name: module.path for name, module in first_found(own, where).items()}
+
+    def _successor_has_same_stamp(self, process: Process) -> bool:
+        return any(
+            installed.path == process.executable and installed.build.stamp == process.build.stamp
+            for installed in self.scan.installed
+        )
+
+    def _delivery(self, process: Process) -> tuple[Delivery | None, str]:
+        """The first delivery that is allowed and possible, or why there is none."""
+        obstacles = {
+            Delivery.ENVIRONMENT: process.no_environment,
+            Delivery.MOUNT: process.no_mount,
+        }
+        for delivery in self.deliveries:
+            if not obstacles[delivery]:
+                return delivery, ""
+        return None, "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
+
+    def captures(self, touches: Touches) -> list[Capture]:
+        """Installed builds that are about to be replaced: one may start while that happens."""
+        return [
+            self._capture_installed(installed)
+            for installed in self.scan.installed
+            if any(map(touches, (installed.path, *installed.build.directories)))
+            and self._needs_capture(installed.build)
+        ]
+
+    def _needs_capture(self, build: Build) -> bool:
+        held = self._held(build)
+        own = self._own_modules(build, build.directories)
+        return held is None or not own.keys() <= held.snapshot.modules
+
+    def _capture_installed(self, installed: Installed) -> Capture:
+        own = self._own_modules(installed.build, installed.build.directories)
+        reason = "installed, and about to be replaced"
+        return Capture(installed.build, Purpose.HOLD, installed.path, _pairs(own), reason)
+
+
+def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
+    """State of a process that is pointed at a view."""
+    snapshot = holding.snapshot
+    if snapshot.build_id != process.build.build_id:
+        return State.AT_RISK, f"it is pointed at {snapshot.id}, which is of another build"
+    if holding.damage:
+        return State.AT_RISK, f"its snapshot {snapshot.id} is damaged: {holding.damage}"
+    if snapshot.purpose is Purpose.DEFUSE:
+        return State.DEFUSED, "late loads are refused, and no longer kill it"
+    return State.PROTECTED, f"{len(snapshot.modules)} modules of its build are held"
+
+
+def _pairs(modules: dict[str, Path]) -> tuple[tuple[str, Path], ...]:
+    return tuple(sorted(modules.items()))
+
+
+def _label(process: Process) -> str:
+    return f"{process.name or process.executable.name} ({process.id.pid})"
+
+
+def _first_few(names: list[str], count: int = 3) -> str:
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look: which processes load late, what each of them is, and what lies on disk for it.
+
+One walk over /proc; the link `exe` decides, and everything else is read only for processes that
+match a program definition. Nothing is loaded, executed or sent to a process to find out.
+"""
+
+import glob
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from holdover.builds import read_build, read_module_stamp
+from holdover.covering import MountTables
+from holdover.environ import entry_values, find_half, read_environment, room_needed
+from holdover.errors import (
+    ElfError,
+    HoldoverError,
+    MalformedError,
+    UnreadableError,
+    UnsupportedError,
+    VanishedError,
+)
+from holdover.memory import Memory
+from holdover.model import Build, Delivery, FileId, Installed, Module, Process, Scan, Unreadable
+from holdover.procfs import DELETED, ProcFs
+from holdover.programs import Program
+
+__all__ = ["scan"]
+
+
+_ID_LENGTH = 32  # no id of a snapshot is longer
+
+
+def scan(
+    proc: ProcFs,
+    programs: tuple[Program, ...],
+    deliveries: tuple[Delivery, ...],
+    views: Path,
+    *,
+    pids: Collection[int] = (),
+    installed: bool = False,
+) -> Scan:
+    """See all processes, or those in `pids`; with `installed`, also the builds on disk.
+
+    `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
+    `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
+    the answer.
+    """
+    look = _Look(proc, programs, deliveries, views)
+    for pid in pids or proc.pids():
+        look.at(pid)
+    builds = look.installed_builds() if installed else ()
+    return Scan(
+        processes=tuple(look.processes),
+        modules=tuple(look.modules(builds)),
+        installed=builds,
+        foreign=look.foreign,
+        unreadable=tuple(look.unreadable),
+    )
+
+
+@dataclass
+class _Look:
+    """One walk; what it has read of an executable serves all processes that run it."""
+
+    proc: ProcFs
+    programs: tuple[Program, ...]
+    deliveries: tuple[Delivery, ...]
+    views: Path
+    processes: list[Process] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    foreign: int = 0
+    builds: dict[FileId, Build] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.mounts = MountTables(self.proc)
+        self.own_root = self.proc.file_of(self.proc.own_pid, "root")
+
+    def at(self, pid: int) -> None:
+        """Add process `pid` to what was seen."""
+        try:
+            link = self.proc.link(pid, "exe")
+            name = link.removesuffix(DELETED)
+            program = next((p for p in self.programs if p.runs(name)), None)
+            if program is not None:
+                self._add(pid, program, link)
+        except VanishedError:
+            return  # it ended, or is a kernel thread
+        except HoldoverError as error:
+            self.unreadable.append(Unreadable(pid, error.message))
+
+    def _add(self, pid: int, program: Program, link: str) -> None:
+        identity = self.proc.identity(pid)
+        unsupported = ""
+        if self.proc.file_of(pid, "root") != self.own_root:
+            if not _is_ours(link):
+                self.foreign += 1
+                return
+            unsupported = "it has changed its root directory, from where it cannot see the store"
+        file = self.proc.file_of(pid, "exe")
+        path = Path(link.removesuffix(DELETED))
+        process = Process(
+            id=identity,
+            name=program.guest_name(self._command_line(pid)),
+            executable=path,
+            executable_file=file,
+            replaced=_file_id(path) != file,
+            build=self._build(pid, file, program),
+            unsupported=unsupported,
+        )
+        self.processes.append(self._with_details(process, program))
+
+    def _with_details(self, process: Process, program: Program) -> Process:
+        """What matters only for a process that can load late."""
+        if process.build.stamp is None or process.unsupported:
+            return process
+        pid = process.id.pid
+        chosen, no_environment = self._environment(pid, program)
+        return replace(
+            process,
+            chosen=chosen,
+            no_environment=no_environment,
+            covered_by=self._covered_by(pid, process.build),
+            loaded=frozenset(self._loaded(pid, program)),
+            no_mount=self._no_mount(process, no_environment),
+        )
+
+    def _command_line(self, pid: int) -> bytes:
+        return b"\0" + self.proc.read(pid, "cmdline").encode("utf-8", "surrogateescape")
+
+    def _build(self, pid: int, file: FileId, program: Program) -> Build:
+        if file not in self.builds:
+            with self.proc.open(pid, "exe") as executable:
+                self.builds[file] = read_build(executable, program)
+        return self.builds[file]
+
+    def _environment(self, pid: int, program: Program) -> tuple[tuple[Path, ...], str]:
+        """Where its variable points, and why its environment cannot be written if so."""
+        try:
+            with Memory(self.proc, pid) as memory:
+                live = read_environment(self.proc, pid, memory)
+                values = entry_values(memory, live, program.variable)
+                chosen = tuple(Path(os.fsdecode(value)) for value in values if value)
+                need = room_needed(live, program.variable, f"{self.views}/{'x' * _ID_LENGTH}")
+                try:
+                    find_half(self.proc, pid, memory, live, need)
+                except UnsupportedError as error:
+                    return chosen, error.message
+                return chosen, ""
+        except (UnreadableError, UnsupportedError, MalformedError) as error:
+            return (), error.message
+
+    def _no_mount(self, process: Process, no_environment: str) -> str:
+        """The mount tables are read only where the answer will be asked for."""
+        wanted = self.deliveries[:1] == (Delivery.MOUNT,) or no_environment
+        if not wanted or Delivery.MOUNT not in self.deliveries:
+            return "not looked at: another delivery comes first"
+        directory = next(iter(process.build.directories), None)
+        if directory is None:
+            return "its executable names no module directory"
+        return self.mounts.refusal(process.id.pid, process.executable_file, directory)
+
+    def _covered_by(self, pid: int, build: Build) -> FileId | None:
+        for directory in build.directories:
+            try:
+                return self.proc.file_of(pid, f"root{directory}")
+            except VanishedError:
+                continue  # it has no such directory
+        return None
+
+    def _loaded(self, pid: int, program: Program) -> Iterator[str]:
+        for path in {m.path.removesuffix(DELETED) for m in self.proc.maps(pid)}:
+            name = path.rpartition("/")[2].removesuffix(".so")
+            if path.endswith(".so") and program.is_module(name):
+                yield name
+
+    # -- what lies on disk ---------------------------------------------------------------------
+
+    def installed_builds(self) -> tuple[Installed, ...]:
+        """Every executable with a stamp where the definitions say that packages put them."""
+        found: dict[FileId, Installed] = {}
+        for program in self.programs:
+            for path in (Path(p) for pattern in program.installed for p in glob.glob(pattern)):
+                identity = _file_id(path)
+                build = self._installed_build(path, identity, program) if identity else None
+                if identity and build and build.stamp:
+                    found.setdefault(identity, Installed(path, build))
+        return tuple(found.values())
+
+    def _installed_build(self, path: Path, identity: FileId, program: Program) -> Build | None:
+        if identity not in self.builds:
+            try:
+                with path.open("rb") as file:
+                    self.builds[identity] = read_build(file, program)
+            except (OSError, ElfError):
+                return None  # a wrapper script, or nothing that could ever run
+        return self.builds[identity]
+
+    def modules(self, installed: tuple[Installed, ...]) -> Iterator[Module]:
+        directories = {
+            directory: build.program
+            for build in (*(p.build for p in self.processes), *(i.build for i in installed))
+            for directory in build.directories
+        } | {
+            directory: process.build.program
+            for process in self.processes
+            for directory in process.chosen
+            if directory.parent != self.views
+        }
+        by_name = {program.name: program for program in self.programs}
+        for directory, program in directories.items():
+            for path in sorted(directory.glob("*.so")):
+                yield Module(path.stem, path, _stamp_of(path, by_name[program]))
+
+
+def _stamp_of(path: Path, program: Program) -> str:
+    try:
+        with path.open("rb") as file:
+            return read_module_stamp(file, program)
+    except (OSError, ElfError):
+        return ""
+
+
+def _file_id(path: Path) -> FileId | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return FileId(found.st_dev, found.st_ino)
+
+
+def _is_ours(link: str) -> bool:
+    """Whether a process with another root runs an executable of this system all the same."""
+    path = link.removesuffix(DELETED)
+    return link == path and _file_id(Path(path)) is not None

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store: what is held, for whom, and how it survives being killed at any moment.
+
+    /usr/lib/holdover/                  root:root 0755, on the file system of the modules
+    ├── view/<id>/                      what a process is pointed at; never changed once it is there
+    │   ├── <module>.so                 a hard link to the file that the build was installed with
+    │   ├── lib/<soname>                (reserved for the closure)
+    │   └── <name>.so                   decoys: one empty file under many names
+    └── staging/<random>/               a view that is being made
+    /var/lib/holdover/
+    └── snapshot/<id>.json              the manifest; its rename is the commit point
+    /run/holdover/
+    ├── lock                            one writer at a time; readers take no lock
+    └── lease/<pid>-<start time>-<id>   a live process needs snapshot <id>
+
+A view without a manifest is not there, whoever reads; the next writer removes it, as it does what
+is in staging. docs/store.md has the crash table.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from holdover import linux
+from holdover.errors import BusyError, DamagedError, StoreError, UntrustedError
+from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose, Snapshot
+
+__all__ = ["Store", "Staging"]
+
+SCHEMA = "holdover.snapshot/1"
+_LOCK_POLL = 0.02  # seconds
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the store is. Every method raises `StoreError` if it cannot be used."""
+
+    objects: Path = Path("/usr/lib/holdover")
+    state: Path = Path("/var/lib/holdover")
+    run: Path = Path("/run/holdover")
+
+    @property
+    def views(self) -> Path:
+        return self.objects / "view"
+
+    @property
+    def _staging(self) -> Path:
+        return self.objects / "staging"
+
+    @property
+    def _manifests(self) -> Path:
+        return self.state / "snapshot"
+
+    @property
+    def _leases(self) -> Path:
+        return self.run / "lease"
+
+    # -- writing -------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, timeout: float) -> Iterator[None]:
+        """Be the one writer; waits at most `timeout` seconds, else raises `BusyError`.
+
+        What a killed writer left behind is removed first.
+        """
+        with _store_errors("prepare the store"):
+            for directory in (self.views, self._staging, self._manifests, self._leases):
+                directory.mkdir(parents=True, exist_ok=True)
+            self._check_trust()
+            lock = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _take(lock, time.monotonic() + timeout)
+            self._sweep()
+            yield
+        finally:
+            os.close(lock)
+
+    def _check_trust(self) -> None:
+        """Whoever can write here could put code into every guest."""
+        for directory in (
+            self.objects,
+            self.views,
+            self._staging,
+            self.state,
+            self._manifests,
+            self.run,
+            self._leases,
+        ):
+            found = directory.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                raise UntrustedError(f"{directory} is not a directory of this user")
+            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise UntrustedError(
+                    f"{directory} can be written by others",
+                    hint=f"look at what is in it, then: chmod go-w {directory}",
+                )
+
+    def _sweep(self) -> None:
+        """Remove what has no manifest: the writer that made it was killed."""
+        with _store_errors("clean the store"):
+            for left in self._staging.iterdir():
+                shutil.rmtree(left)
+            committed = {path.stem for path in self._manifests.glob("*.json")}
+            for view in self.views.iterdir():
+                if view.name not in committed:
+                    shutil.rmtree(view)
+
+    @contextmanager
+    def staging(self) -> Iterator["Staging"]:
+        """A view in the making; it vanishes unless it is committed."""
+        with _store_errors("write to the store"):
+            directory = Path(tempfile.mkdtemp(dir=self._staging))
+            directory.chmod(0o755)
+        try:
+            yield Staging(directory)
+        finally:
+            if directory.exists():
+                shutil.rmtree(directory)
+
+    def commit(self, staging: "Staging", snapshot: Snapshot) -> Snapshot:
+        """Make the view and its manifest appear; one that is already there is kept.
+
+        Order: the view is complete on disk, it moves to its place, its manifest does. The
+        manifest's rename is the commit point.
+        """
+        if (self._manifests / f"{snapshot.id}.json").exists():
+            return snapshot
+        with _store_errors("commit a snapshot"):
+            _sync(staging.directory)
+            staging.directory.rename(self.views / snapshot.id)
+            _sync(self.views)
+            text = json.dumps({"schema": SCHEMA} | asdict(snapshot), indent=1)
+            _write_atomically(self._manifests / f"{snapshot.id}.json", text)
+        return snapshot
+
+    def remove(self, snapshot_id: str) -> None:
+        """Forget a snapshot: the manifest first, so that a half-removed view is not one."""
+        with _store_errors("remove a snapshot"):
+            (self._manifests / f"{snapshot_id}.json").unlink()
+            _sync(self._manifests)
+            shutil.rmtree(self.views / snapshot_id)
+
+    # -- leases --------------------------------------------------------------------------------
+
+    def add_lease(self, lease: Lease) -> None:
+        with _store_errors("write a lease"):
+            _write_atomically(self._lease_path(lease), json.dumps(asdict(lease)))
+
+    def drop_lease(self, lease: Lease) -> None:
+        with _store_errors("drop a lease"):
+            self._lease_path(lease).unlink(missing_ok=True)
+
+    def leases(self) -> tuple[Lease, ...]:
+        """All leases, of the living and the dead."""
+        with _store_errors("read the leases"):
+            found = sorted(self._leases.glob("[0-9]*")) if self._leases.exists() else []
+            return tuple(_parse_lease(path) for path in found)
+
+    def _lease_path(self, lease: Lease) -> Path:
+        return self._leases / f"{lease.process}-{lease.snapshot}"
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """All snapshots with their present condition, oldest first."""
+        with _store_errors("read the store"):
+            manifests = self._manifests.glob("*.json") if self._manifests.exists() else ()
+            found = [self._holding(path) for path in manifests]
+        return tuple(sorted(found, key=lambda holding: holding.snapshot.created))
+
+    def _holding(self, manifest: Path) -> Holding:
+        snapshot = _parse_manifest(manifest)
+        view = self.views / snapshot.id
+        try:
+            found = view.stat()
+        except FileNotFoundError:
+            return Holding(snapshot, view, None, "its view is gone")
+        return Holding(
+            snapshot, view, FileId(found.st_dev, found.st_ino), _quick_damage(snapshot, view)
+        )
+
+    def damage(self, holding: Holding) -> str:
+        """What a full reading finds changed since the capture, or ""."""
+        for held in holding.snapshot.files:
+            path = holding.view / held.path
+            if not path.exists() or file_digest(path) != held.sha256:
+                return f"{held.path} is not what was captured from {held.origin}"
+        return ""
+
+    def bytes_held(self, holding: Holding) -> int:
+        """Bytes on disk that only the store still holds."""
+        found = (holding.view / held.path for held in holding.snapshot.files)
+        stats = [path.stat() for path in found if path.exists()]
+        return sum(entry.st_blocks * 512 for entry in stats if entry.st_nlink == 1)
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A view in the making."""
+
+    directory: Path
+
+    def hold(self, name: str, origin: Path) -> HeldFile:
+        """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
+
+        Raises `StoreError`, also for a set-id file: a link would keep its holes reachable.
+        """
+        target = self.directory / name
+        with _store_errors(f"hold {origin}"):
+            how = _hold(origin, target)
+            found = target.stat()
+            if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
+                raise StoreError(f"{origin} is set-id or no regular file: it is never held")
+            digest = file_digest(target)
+            return HeldFile(name, str(origin), found.st_size, found.st_mtime_ns, digest, how)
+
+    def add_decoys(self, names: tuple[str, ...]) -> None:
+        """Put an empty file under each name; all are one inode."""
+        with _store_errors("write the decoys"):
+            first: Path | None = None
+            for name in names:
+                path = self.directory / f"{name}.so"
+                if first is None:
+                    path.touch(0o644)
+                    first = path
+                else:
+                    path.hardlink_to(first)
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hold(origin: Path, target: Path) -> str:
+    try:
+        target.hardlink_to(origin)
+        return "link"
+    except OSError as error:
+        # another mount, an immutable file, too many links, a file system without links
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+    with origin.open("rb") as source, target.open("xb") as copy:
+        try:
+            linux.reflink(source.fileno(), copy.fileno())
+            how = "reflink"
+        except OSError:
+            shutil.copyfileobj(source, copy)
+            how = "copy"
+        copy.flush()
+        os.fsync(copy.fileno())
+    shutil.copystat(origin, target)
+    return how
+
+
+def _quick_damage(snapshot: Snapshot, view: Path) -> str:
+    """What sizes and times tell without reading the files."""
+    for held in snapshot.files:
+        try:
+            found = (view / held.path).stat()
+        except FileNotFoundError:
+            return f"{held.path} is gone"
+        if (found.st_size, found.st_mtime_ns) != (held.size, held.mtime_ns):
+            return f"{held.path} was written to after it was captured from {held.origin}"
+    return ""
+
+
+def _take(lock: int, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    "another holdover is at work", hint="try again when it has finished"
+                ) from None
+            time.sleep(_LOCK_POLL)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parse_manifest(path: Path) -> Snapshot:
+    data = _read_json(path)
+    try:
+        if data.pop("schema") != SCHEMA:
+            raise DamagedError(f"{path} was written by another version of holdover")
+        files = tuple(HeldFile(**entry) for entry in data.pop("files"))
+        purpose = Purpose(data.pop("purpose"))
+        return Snapshot(purpose=purpose, files=files, decoys=tuple(data.pop("decoys")), **data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is no manifest: {error!r}") from error
+
+
+def _parse_lease(path: Path) -> Lease:
+    data = _read_json(path)
+    try:
+        return Lease(process=ProcessId(**data.pop("process")), **data)
+    except (KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{path} is no lease: {error!r}", hint="look at it, and remove it"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} cannot be parsed: {error}") from error
+    if not isinstance(data, dict):
+        raise DamagedError(f"{path} cannot be parsed: not an object")
+    return data
+
+
+@contextmanager
+def _store_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "make room on its file system; nothing half-made was left",
+            errno.EROFS: "mount it writable, or put the store elsewhere",
+            errno.EACCES: "run holdover as root",
+            errno.EPERM: "run holdover as root",
+        }
+        raise StoreError(
+            f"could not {doing}: {error.strerror} ({error.filename})",
+            hint=hints.get(error.errno or 0, ""),
+        ) from error
