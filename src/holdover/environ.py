@@ -17,6 +17,7 @@ from the end of its own last page, which is why its page is never used).
 import os
 import re
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -40,6 +41,7 @@ __all__ = [
 MARK = b"holdover"
 _PAGE = 4096
 _MAX_ENTRIES = 65536
+_STARTING = 0.5  # seconds in which a process may still be without an environment
 _AT_NULL, _AT_ENTRY = 0, 9
 _E_ENTRY = 24  # offset of e_entry in the ELF header
 _LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
@@ -68,14 +70,24 @@ class Half:
 
 
 def read_environment(proc: ProcFs, pid: int, memory: Memory) -> LiveEnvironment:
-    """Read the array as it is now; raises `UnsupportedError` if it cannot be found."""
+    """Read the array as it is now; raises `UnsupportedError` if it cannot be found.
+
+    A process that has only just started has none yet: it gets a moment.
+    """
+    while True:
+        try:
+            return _read_environment(proc, pid, memory)
+        except UnsupportedError:
+            if proc.age(pid) > _STARTING:
+                raise
+            time.sleep(0.01)
+
+
+def _read_environment(proc: ProcFs, pid: int, memory: Memory) -> LiveEnvironment:
     pointer = _locate(proc, pid)
     array = memory.read_pointer(pointer)
     if not array:
-        raise UnsupportedError(
-            f"process {pid} has no environment (it has just started, or has cleared it)",
-            hint="try again in a moment",
-        )
+        raise UnsupportedError(f"process {pid} has cleared its environment")
     return LiveEnvironment(pointer, array, tuple(_read_array(pid, memory, array)))
 
 

@@ -21,6 +21,7 @@ from holdover.model import (
     Plan,
     Process,
     ProcessId,
+    Result,
     Scan,
     State,
 )
@@ -95,15 +96,15 @@ class Holdover:
         pids: Collection[int] = (),
         touches: Touches = always,
         transaction: ProcessId | None = None,
-    ) -> tuple[Outcome, ...]:
+    ) -> Result:
         """Do what the plan says. With `transaction`, also hold what it is about to replace."""
         with self.store.writing(self.lock_timeout):
             decided = self.plan(aim, pids, touches)
             outcomes = tuple(self._serve(item) for item in decided.items)
-            if transaction is not None:
-                for wanted in decided.captures:
-                    self._hold_for_transaction(wanted, transaction)
-        return outcomes
+            if transaction is None:
+                return Result(outcomes)
+            problems = (self._hold_for(transaction, wanted) for wanted in decided.captures)
+            return Result(outcomes, tuple(filter(None, problems)))
 
     def _serve(self, item: Item) -> Outcome:
         process = item.process
@@ -163,10 +164,14 @@ class Holdover:
         else:
             mount.deliver(self.proc, process, holding.view)
 
-    def _hold_for_transaction(self, wanted: Capture, transaction: ProcessId) -> None:
+    def _hold_for(self, transaction: ProcessId, wanted: Capture) -> str:
         """One that starts while files are replaced has the old build and meets the new files."""
-        snapshot = capture(self.store, wanted, self.programs)
-        self.store.add_lease(Lease(transaction, snapshot.id, "transaction", ""))
+        try:
+            snapshot = capture(self.store, wanted, self.programs)
+            self.store.add_lease(Lease(transaction, snapshot.id, "transaction", ""))
+        except HoldoverError as error:
+            return f"{wanted.executable} is not held: {error.message}"
+        return ""
 
     # -- letting go ----------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ __all__ = [
     "Item",
     "Plan",
     "Outcome",
+    "Result",
 ]
 
 
@@ -247,3 +248,11 @@ class Outcome:
     snapshot: str = ""
     changed: bool = False
     failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a plan; `problems` are those that concern no single process."""
+
+    outcomes: tuple[Outcome, ...]
+    problems: tuple[str, ...] = ()

@@ -84,6 +84,13 @@ class ProcFs:
         """Ours, as this /proc counts."""
         return int(os.readlink(self.root / "self"))
 
+    def boot_id(self) -> str:
+        """Changes with every boot; source: random(4)."""
+        try:
+            return (self.root / "sys/kernel/random/boot_id").read_text().strip()
+        except OSError as error:
+            raise UnreadableError(f"the boot id cannot be read: {error.strerror}") from error
+
     def pids(self) -> list[int]:
         """All processes, in the kernel's order; raises `UnreadableError` without a /proc."""
         try:
@@ -121,6 +128,14 @@ class ProcFs:
 
     def stat(self, pid: int) -> Stat:
         return parse_stat(self.read(pid, "stat"))
+
+    def age(self, pid: int) -> float:
+        """Seconds since the process started."""
+        try:
+            uptime = float((self.root / "uptime").read_text().split()[0])
+        except (OSError, ValueError, IndexError) as error:
+            raise UnreadableError(f"{self.root}/uptime cannot be read: {error}") from error
+        return uptime - self.stat(pid).start_time / os.sysconf("SC_CLK_TCK")
 
     def maps(self, pid: int) -> tuple[Mapping, ...]:
         return parse_maps(self.read(pid, "maps"))

@@ -26,6 +26,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -198,11 +199,24 @@ class Store:
                 return f"{held.path} is not what was captured from {held.origin}"
         return ""
 
-    def bytes_held(self, holding: Holding) -> int:
-        """Bytes on disk that only the store still holds."""
-        found = (holding.view / held.path for held in holding.snapshot.files)
-        stats = [path.stat() for path in found if path.exists()]
-        return sum(entry.st_blocks * 512 for entry in stats if entry.st_nlink == 1)
+    def bytes_held(self, holdings: tuple[Holding, ...]) -> dict[str, int]:
+        """For each snapshot the bytes on disk that nothing outside the store holds any more."""
+        files = {h.snapshot.id: _inodes(h) for h in holdings}
+        links = Counter(inode for found in files.values() for inode in found)
+        return {
+            snapshot: sum(
+                stat.st_blocks * 512
+                for inode, stat in found.items()
+                if stat.st_nlink == links[inode]
+            )
+            for snapshot, found in files.items()
+        }
+
+
+def _inodes(holding: Holding) -> dict[int, os.stat_result]:
+    paths = (holding.view / held.path for held in holding.snapshot.files)
+    stats = [path.stat() for path in paths if path.exists()]
+    return {found.st_ino: found for found in stats}
 
 
 @dataclass(frozen=True)

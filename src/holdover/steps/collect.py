@@ -31,10 +31,11 @@ def collect(
     leases = store.leases()
     dead = tuple(lease for lease in leases if not is_alive(lease.process))
     leased = {lease.snapshot for lease in leases if lease not in dead}
-    unused = [h for h in store.holdings() if h.snapshot.id not in leased and not _seen(h, scan)]
+    holdings = store.holdings()
+    unused = [h for h in holdings if h.snapshot.id not in leased and not _seen(h, scan)]
     if scan.unreadable and unused:
         return Collection((), (), 0, f"{len(scan.unreadable)} processes could not be read")
-    freed = sum(store.bytes_held(holding) for holding in unused)
+    freed = sum(store.bytes_held(holdings)[h.snapshot.id] for h in unused)
     if not dry_run:
         for holding in unused:
             store.remove(holding.snapshot.id)

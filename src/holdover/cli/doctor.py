@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`holdover doctor`: tries on scratch processes what will be done to guests."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdover.cli import hooks
+from holdover.environ import entry_values, read_environment
+from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError
+from holdover.flow import Holdover
+from holdover.memory import Memory
+from holdover.model import Build, Process
+from holdover.packages import apt
+from holdover.procfs import ProcFs
+from holdover.run import background
+from holdover.steps.deliver import environment, mount
+from holdover.steps.plan import Aim
+
+__all__ = ["Check", "examine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that holdover needs; `detail` says what was seen, or what to change."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(holdover: Holdover) -> list[Check]:
+    """All checks. Nothing is changed; scratch processes and files are gone afterwards."""
+    checks: list[tuple[str, Callable[[Holdover], str]]] = [
+        ("rights", _rights),
+        ("store", _store),
+        ("modules can be linked", _linking),
+        ("environment delivery", _environment),
+        ("mount delivery", _mount),
+        ("apt hooks", _hooks),
+    ]
+    return [_try(name, check, holdover) for name, check in checks]
+
+
+def _try(name: str, check: Callable[[Holdover], str], holdover: Holdover) -> Check:
+    try:
+        return Check(name, True, check(holdover))
+    except HoldoverError as error:
+        return Check(name, False, f"{error.message}{'; ' + error.hint if error.hint else ''}")
+    except OSError as error:
+        return Check(name, False, str(error))
+
+
+_NEEDED = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_SYS_CHROOT": 18, "CAP_DAC_OVERRIDE": 1}
+
+
+def _rights(holdover: Holdover) -> str:
+    if os.geteuid() != 0:
+        raise RefusedError("not running as root", hint="run it as root")
+    status = holdover.proc.read(holdover.proc.own_pid, "status")
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    missing = [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
+    if missing:
+        raise RefusedError(
+            f"root without {', '.join(missing)}", hint="run it outside the container"
+        )
+    return f"root with {', '.join(_NEEDED)}"
+
+
+def _store(holdover: Holdover) -> str:
+    with holdover.store.writing(holdover.lock_timeout):
+        if os.statvfs(holdover.store.objects).f_flag & os.ST_NOEXEC:
+            raise StoreError(
+                f"{holdover.store.objects} is mounted noexec: nothing can be loaded from it",
+                hint="mount it exec",
+            )
+    free = os.statvfs(holdover.store.objects)
+    return f"{holdover.store.objects}, {free.f_bavail * free.f_frsize >> 20} MiB free"
+
+
+def _linking(holdover: Holdover) -> str:
+    seen = holdover.plan(Aim.PROTECT)
+    modules = [path for wanted in seen.captures for _, path in wanted.modules]
+    if not modules:
+        return "no modules are installed that are not held already"
+    with holdover.store.writing(holdover.lock_timeout), holdover.store.staging() as staging:
+        how = staging.hold("probe.so", modules[0]).how
+    if how == "copy":
+        return f"no: {modules[0].parent} is on another file system, files will be copied"
+    return f"yes, by {how}: holding costs no data"
+
+
+@contextmanager
+def _scratch(proc: ProcFs, *command: str) -> Iterator[Process]:
+    """A process of our own, described as a scan would."""
+    with background(*command) as child:
+        _wait_until_started(proc, child.pid)
+        yield Process(
+            id=proc.identity(child.pid),
+            name="scratch",
+            executable=Path(proc.link(child.pid, "exe")),
+            executable_file=proc.file_of(child.pid, "exe"),
+            replaced=False,
+            build=Build("scratch", "", "", "", (Path("/mnt"),)),
+        )
+
+
+def _wait_until_started(proc: ProcFs, pid: int) -> None:
+    """It first runs us, then perhaps unshare, and then sleeps with its environment in place."""
+    deadline = time.monotonic() + 5
+    while proc.stat(pid).state != "S" or proc.link(pid, "exe") == proc.link(proc.own_pid, "exe"):
+        if time.monotonic() > deadline:
+            raise CommandError("a scratch process does not start")
+        time.sleep(0.005)
+
+
+def _environment(holdover: Holdover) -> str:
+    proc = holdover.proc
+    with _scratch(proc, "sleep", "60") as process:
+        environment.deliver(proc, process, "HOLDOVER_PROBE", Path("/nowhere"))
+        with Memory(proc, process.id.pid) as memory:
+            live = read_environment(proc, process.id.pid, memory)
+            if entry_values(memory, live, "HOLDOVER_PROBE") != [b"/nowhere"]:
+                raise RefusedError("the variable did not arrive in the scratch process")
+    return "tried on a scratch process"
+
+
+def _mount(holdover: Holdover) -> str:
+    proc = holdover.proc
+    with _scratch(proc, "unshare", "--mount", "sleep", "60") as process:
+        mount.deliver(proc, process, Path("/usr"))
+        mount.release(proc, process, Path("/usr"))
+    return "tried on a scratch process"
+
+
+def _hooks(holdover: Holdover) -> str:
+    if not apt.HOOK_PATH.exists():
+        raise RefusedError("not installed", hint="run `holdover enable`")
+    if apt.HOOK_PATH.read_text() != hooks.hook_text(hooks.own_command()):
+        raise RefusedError(f"{apt.HOOK_PATH} is not current", hint="run `holdover enable`")
+    return f"{apt.HOOK_PATH} is current"

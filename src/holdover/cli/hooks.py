@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What package managers call, and the files that make them call it.
+
+The guest first, the upgrade second, holdover last: a hook always exits 0, within its time, and
+says on stderr what it did not do. The shell around it serves the case that it cannot even start.
+"""
+
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from holdover.errors import BudgetError, HoldoverError, UsageError
+from holdover.model import Outcome, ProcessId, Result
+from holdover.packages import apt
+
+__all__ = ["run_hook", "enable", "disable", "hook_text", "BUDGET"]
+
+BUDGET = 30.0
+"""Seconds that a hook may take before it gives up."""
+MARKER = Path("/run/holdover/transaction")
+"""Exists while a transaction that touches a program is under way; the shell guard looks at it."""
+_MAX_INPUT = 64 * 1024 * 1024
+_INSTALLED = Path("/usr/bin/holdover")
+
+
+def run_hook(words: Sequence[str]) -> int:
+    """`hook apt before PID` with apt's list on stdin, or `hook apt after`. Always returns 0."""
+    started = time.perf_counter()
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, BUDGET)
+    try:
+        said = _dispatch(words)
+    except HoldoverError as error:
+        _complain(f"{error.message}{'; ' + error.hint if error.hint else ''}")
+    except Exception as error:  # whatever it is, it is not the transaction's fault
+        _complain(f"unexpected: {error!r}")
+    else:
+        if said:
+            print(f"holdover: {said} ({time.perf_counter() - started:.2f} s)", flush=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return 0
+
+
+def _give_up(_signal: int, _frame: FrameType | None) -> None:
+    raise BudgetError(f"gave up after {BUDGET:.0f} s; the rest is not protected")
+
+
+def _complain(text: str) -> None:
+    print(f"holdover: {text}", file=sys.stderr)
+    print(
+        "holdover: the transaction goes on; `holdover status` shows who is at risk", file=sys.stderr
+    )
+
+
+def _dispatch(words: Sequence[str]) -> str:
+    match list(words):
+        case ["apt", "before", pid] if pid.isdecimal():
+            return before_apt(sys.stdin.read(_MAX_INPUT), int(pid))
+        case ["apt", "after"]:
+            return after_transaction()
+    raise UsageError(f"no such hook: {shlex.join(words)}", hint="run `holdover enable` again")
+
+
+def before_apt(listing: str, pid: int) -> str:
+    """Protect what apt is about to change. A list that makes no sense may concern everything."""
+    from holdover.programs import load_programs
+
+    programs = load_programs()
+    try:
+        changes = apt.parse_changes(listing.splitlines())
+    except UsageError as error:
+        _complain(f"{error.message}; protecting everything")
+        return _protect(lambda _: True, pid)
+    files = apt.changed_files(changes)
+    directories = {path.parent for path in files}
+    named = apt.names_any(changes, [p for program in programs for p in program.packages])
+    touched = any(program.runs(str(path)) for path in files for program in programs)
+    if not named and not touched:
+        return ""
+    if named:  # also a package that is new: its files may land among those of an old build
+        return _protect(lambda _: True, pid)
+    return _protect(lambda path: path in files or path in directories, pid)
+
+
+def _protect(touches: Callable[[Path], bool], pid: int) -> str:
+    from holdover.flow import Holdover
+    from holdover.steps.plan import Aim
+
+    holdover = Holdover()
+    transaction = holdover.proc.identity(pid)
+    MARKER.parent.mkdir(parents=True, exist_ok=True)
+    MARKER.write_text(f"{transaction.pid} {transaction.start_time}\n")
+    return _summary(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction))
+
+
+def after_transaction() -> str:
+    """Catch who started meanwhile, then let go of what nobody needs."""
+    from holdover.flow import Holdover
+    from holdover.steps.plan import Aim
+
+    holdover = Holdover()
+    transaction = _parse_marker(MARKER.read_text()) if MARKER.exists() else None
+    MARKER.unlink(missing_ok=True)
+    result = holdover.carry_out(Aim.CATCH_UP)
+    holdover.collect(transaction=transaction)
+    return _summary(result)
+
+
+def _parse_marker(text: str) -> ProcessId | None:
+    """The package manager's process; None, and its leases last as long as it does."""
+    words = text.split()
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return None
+    return ProcessId(int(words[0]), int(words[1]))
+
+
+def _summary(result: Result) -> str:
+    for problem in result.problems:
+        _complain(problem)
+    for outcome in result.outcomes:
+        if outcome.failed:
+            _complain(f"{_name(outcome)} is not protected: {outcome.reason}")
+    done = [_name(outcome) for outcome in result.outcomes if outcome.changed and not outcome.failed]
+    return f"protected {len(done)}: {', '.join(done)}" if done else ""
+
+
+def _name(outcome: Outcome) -> str:
+    process = outcome.process
+    return f"{process.name or process.executable.name} ({process.id.pid})"
+
+
+# -- the hook files ----------------------------------------------------------------------------
+
+
+def hook_text(command: Path) -> str:
+    """apt's configuration. The first word of a hook's command is the key of its options."""
+    word = f"holdover={shlex.quote(str(command))};"
+    if any(character in word for character in '"\\\n'):
+        raise UsageError(f"{command} cannot be written into apt's configuration")
+    before = _guarded("hook apt before $PPID")
+    after = f"test ! -e {MARKER} || {_guarded('hook apt after')}"
+    return f"""\
+// Written by `holdover enable`, removed by `holdover disable`.
+// Whatever happens to holdover, these lines succeed: apt stops at a hook that fails.
+DPkg::Pre-Install-Pkgs {{ "{word} {before}; true"; }};
+DPkg::Tools::Options::"{word}"::Version "3";
+DPkg::Post-Invoke {{ "{word} {after}; true"; }};
+"""
+
+
+def _guarded(arguments: str) -> str:
+    complaint = "echo holdover: $holdover did not run, live guests were not looked at >&2"
+    return f"if test -x $holdover; then $holdover {arguments} || {complaint}; else {complaint}; fi"
+
+
+def enable() -> list[tuple[Path, str]]:
+    """Write the hook files; returns each path with what was done to it."""
+    return [(apt.HOOK_PATH, _write(apt.HOOK_PATH, hook_text(own_command())))]
+
+
+def disable() -> list[tuple[Path, str]]:
+    """Remove the hook files; returns each path with what was done to it."""
+    try:
+        apt.HOOK_PATH.unlink()
+    except FileNotFoundError:
+        return [(apt.HOOK_PATH, "was not there")]
+    return [(apt.HOOK_PATH, "removed")]
+
+
+def own_command() -> Path:
+    """The command that is running, or the one that is installed."""
+    called = Path(sys.argv[0])
+    found = shutil.which(str(called)) if called.name == "holdover" else None
+    if found is None and not _INSTALLED.exists():
+        raise UsageError(
+            "the path of the holdover command is not known", hint="call it as `holdover enable`"
+        )
+    return Path(found).absolute() if found else _INSTALLED
+
+
+def _write(path: Path, text: str) -> str:
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} does not exist: is this a system with apt?")
+    old = path.read_text() if path.exists() else None
+    if old == text:
+        return "is current"
+    temporary = path.with_name(f"{path.name}.holdover-new")  # apt ignores such names
+    temporary.write_text(text)
+    temporary.rename(path)
+    return "updated" if old is not None else "written"

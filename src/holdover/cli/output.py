@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How things are shown: JSON for programs, aligned tables for people, colour on a terminal only."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from holdover.flow import Progress
+
+__all__ = ["print_json", "print_table", "progress", "COLOURS", "human_bytes"]
+
+COLOURS = {
+    "current": "green",
+    "protected": "green",
+    "defused": "yellow",
+    "at-risk": "red",
+    "poisoned": "bold red",
+    "unsupported": "magenta",
+    "unreadable": "magenta",
+    "ok": "green",
+    "failed": "red",
+    "loads": "green",
+    "loaded": "green",
+    "blocked": "red",
+}
+_WIDE = 100_000  # columns; what is not read on a terminal is never wrapped
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Aligned columns; the last one may wrap on a terminal, and nowhere else."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _WIDE, highlight=False)
+    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=column != columns[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+@contextmanager
+def progress(*, wanted: bool) -> Iterator[Progress]:
+    """A line that says what is being done, on a terminal, while it is being done."""
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(text)
+
+
+def human_bytes(count: int) -> str:
+    """Bytes with a binary unit: 0 B, 1.5 MiB."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that runs commands: stdin closed, a fixed environment, errors one can paste.
+
+Nothing of a target process's environment ever gets in here.
+"""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from holdover.errors import CommandError
+
+__all__ = ["run", "background", "ENVIRONMENT"]
+
+ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "HOME": "/root",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+
+def run(
+    *command: str | os.PathLike[str],
+    check: bool = True,
+    text: str | None = None,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; `text` goes to its stdin, `timeout` is in seconds.
+
+    Raises `CommandError` if it cannot be started, fails (with `check`), or takes too long.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=text,
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=dict(ENVIRONMENT),
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise CommandError(f"{command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"took more than {timeout} s: {_pastable(command)}") from error
+    if check and done.returncode != 0:
+        output = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        raise CommandError(f"failed with {done.returncode}: {_pastable(command)}", hint=output)
+    return done
+
+
+@contextmanager
+def background(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs until the block ends."""
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=dict(ENVIRONMENT)
+        )
+    except FileNotFoundError as error:
+        raise CommandError(f"{command[0]} is not installed") from error
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _pastable(command: Sequence[str | os.PathLike[str]]) -> str:
+    return shlex.join(os.fspath(word) for word in command)
