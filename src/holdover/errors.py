@@ -47,6 +47,9 @@ class HoldoverError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
 
 class UsageError(HoldoverError):
     exit_code = 2

@@ -119,8 +119,7 @@ class Holdover:
         except VanishedError as error:
             return replace(unchanged, reason=error.message)  # it needs nothing any more
         except HoldoverError as error:
-            reason = f"{error.message}; {error.hint}" if error.hint else error.message
-            return replace(unchanged, reason=reason, failed=True)
+            return replace(unchanged, reason=str(error), failed=True)
 
     def _deliver(self, item: Item, delivery: Delivery) -> Outcome:
         process = item.process

@@ -49,7 +49,7 @@ def _try(name: str, check: Callable[[Holdover], str], holdover: Holdover) -> Che
     try:
         return Check(name, True, check(holdover))
     except HoldoverError as error:
-        return Check(name, False, f"{error.message}{'; ' + error.hint if error.hint else ''}")
+        return Check(name, False, str(error))
     except OSError as error:
         return Check(name, False, str(error))
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from holdover.errors import BudgetError, HoldoverError, UsageError
+from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
 from holdover.model import Outcome, ProcessId, Result
 from holdover.packages import apt
+from holdover.procfs import ProcFs
 
 __all__ = ["run_hook", "enable", "disable", "hook_text", "BUDGET"]
 
@@ -36,7 +37,7 @@ def run_hook(words: Sequence[str]) -> int:
     try:
         said = _dispatch(words)
     except HoldoverError as error:
-        _complain(f"{error.message}{'; ' + error.hint if error.hint else ''}")
+        _complain(str(error))
     except Exception as error:  # whatever it is, it is not the transaction's fault
         _complain(f"unexpected: {error!r}")
     else:
@@ -93,10 +94,19 @@ def _protect(touches: Callable[[Path], bool], pid: int) -> str:
     from holdover.steps.plan import Aim
 
     holdover = Holdover()
-    transaction = holdover.proc.identity(pid)
+    transaction = _identity(holdover.proc, pid)
     MARKER.parent.mkdir(parents=True, exist_ok=True)
-    MARKER.write_text(f"{transaction.pid} {transaction.start_time}\n")
+    MARKER.write_text(f"{transaction.pid} {transaction.start_time}\n" if transaction else "")
     return _summary(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction))
+
+
+def _identity(proc: ProcFs, pid: int) -> ProcessId | None:
+    """The package manager's process; None, and only who runs already is served."""
+    try:
+        return proc.identity(pid)
+    except ProcessError as error:
+        _complain(f"the package manager is not to be found: {error.message}")
+        return None
 
 
 def after_transaction() -> str:

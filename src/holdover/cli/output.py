@@ -24,6 +24,9 @@ COLOURS = {
     "loads": "green",
     "loaded": "green",
     "blocked": "red",
+    "works": "green",
+    "refused": "yellow",
+    "guest died": "bold red",
 }
 _WIDE = 100_000  # columns; what is not read on a terminal is never wrapped
 

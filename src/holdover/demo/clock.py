@@ -87,5 +87,7 @@ class ClockGuest:
         return int(struct.unpack("<H", self._memory(_INDEX, _INDEX + 2))[0])
 
     def _memory(self, start: int, end: int) -> bytes:
-        self.guest.qmp("pmemsave", {"val": start, "size": end - start, "filename": f"/{self._dump}"})
+        self.guest.qmp(
+            "pmemsave", {"val": start, "size": end - start, "filename": f"/{self._dump}"}
+        )
         return (self.guest.root.inside / self._dump).read_bytes()

@@ -2,10 +2,11 @@
 """Real QEMU guests in a throwaway root, and what may be attached to them late.
 
 No probe needs a server: an error that comes from the driver means that its module was loaded,
-`Unknown driver` that it was not, and a connection that breaks that the guest died.
+`Unknown driver` that it was not, and a guest that is gone that it died of it.
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,30 +16,42 @@ from holdover.demo.root import ThrowawayRoot
 from holdover.errors import CommandError, VanishedError
 from holdover.procfs import ProcFs
 
-__all__ = ["Guest", "PROBES", "ATTACHED", "REFUSED", "DIED"]
+__all__ = ["Guest", "Probe", "PROBES", "ATTACHED", "REFUSED", "DIED"]
 
 ATTACHED, REFUSED, DIED = "works", "refused", "guest died"
 
-_CLOSED = {"host": "127.0.0.1", "port": "1", "type": "inet"}
-PROBES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "https disk": ("blockdev-add", {"driver": "https", "url": "https://127.0.0.1:1/x"}),
-    "rbd disk": ("blockdev-add", {"driver": "rbd", "pool": "p", "image": "i", "conf": "/none"}),
-    "ssh disk": ("blockdev-add", {"driver": "ssh", "server": _CLOSED, "path": "/x"}),
-    "iscsi disk": (
-        "blockdev-add",
-        {"driver": "iscsi", "transport": "tcp", "portal": "127.0.0.1:1", "target": "iqn.x"},
+_CLOSED = {"host": "127.0.0.1", "port": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A QMP command that loads a module and changes nothing; `sign` is in the driver's answer."""
+
+    command: str
+    arguments: Mapping[str, Any]
+    sign: str
+
+
+def _disk(sign: str, **options: Any) -> Probe:
+    return Probe("blockdev-add", {"node-name": "probe", **options}, sign)
+
+
+PROBES: Mapping[str, Probe] = {
+    "https disk": _disk("curl driver", driver="https", url="https://127.0.0.1:1/x"),
+    "rbd disk": _disk("reading conf file", driver="rbd", pool="p", image="i", conf="/none"),
+    "ssh disk": _disk("Failed to connect", driver="ssh", server=_CLOSED, path="/x"),
+    "iscsi disk": _disk(
+        "iSCSI", driver="iscsi", transport="tcp", portal="127.0.0.1:1", target="iqn.x"
     ),
-    "nfs disk": (
-        "blockdev-add",
-        {"driver": "nfs", "server": {"host": "127.0.0.1", "type": "inet"}, "path": "/x"},
+    "nfs disk": _disk(
+        "mount nfs", driver="nfs", server={"host": "127.0.0.1", "type": "inet"}, path="/x"
     ),
-    "gluster disk": (
-        "blockdev-add",
-        {"driver": "gluster", "volume": "v", "path": "x", "server": [_CLOSED]},
+    "gluster disk": _disk(
+        "Gluster", driver="gluster", volume="v", path="x", server=[{"type": "inet", **_CLOSED}]
     ),
-    "all device types": ("qom-list-types", {}),
+    "all device types": Probe("qom-list-types", {}, "usb-redir"),
 }
-"""What is tried, as a QMP command that changes nothing; the order is the order of the trial."""
+"""What is tried, in this order."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +72,39 @@ class Guest:
         extra: Sequence[str] = (),
         wrapper: Sequence[str] = (),
         binary: str = "/usr/bin/qemu-system-x86_64",
+        machine: str = "q35,accel=tcg",
     ) -> "Guest":
         """Start one that needs no image; `wrapper` is what starts it (unshare, setpriv, ...)."""
         options = (
-            *("-machine", "q35,accel=tcg", "-nodefaults", "-display", "none", "-S"),
+            *("-machine", machine, "-nodefaults", "-display", "none", "-S"),
             *("-name", name_option or f"guest={name}"),
             *("-qmp", f"unix:/tmp/{name}.sock,server=on,wait=off"),
-            *("-daemonize", "-pidfile", f"/tmp/{name}.pid", "-D", f"/tmp/{name}.log"),
+            *("-pidfile", f"/tmp/{name}.pid"),
         )
-        root.run(*wrapper, binary, *options, *extra)
-        return cls(root, name, int((root.inside / f"tmp/{name}.pid").read_text()))
+        # not with -daemonize, which libvirt's sandbox forbids
+        start = f'"$@" >/tmp/{name}.log 2>&1 </dev/null &'
+        root.run("sh", "-c", start, "sh", *wrapper, binary, *options, *extra)
+        return cls(root, name, _wait_for_pid(root, name))
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr: where QEMU complains about modules."""
+        return (self.root.inside / f"tmp/{self.name}.log").read_text()
 
     def lives(self) -> bool:
         try:
             return ProcFs(self.root.inside / "proc").stat(self.pid).state not in "ZX"
         except VanishedError:
             return False
+
+    def kill(self) -> None:
+        """End it as a power cut would, and wait until it is gone."""
+        self.root.run("sh", "-c", f"kill -KILL {self.pid}", check=False)
+        deadline = time.monotonic() + 10
+        while self.lives():
+            if time.monotonic() > deadline:
+                raise CommandError(f"guest {self.name} does not end")
+            time.sleep(0.01)
 
     def qmp(self, command: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The answer to one QMP command; raises `CommandError` if the guest dies of it."""
@@ -98,18 +128,39 @@ class Guest:
         return answer
 
     def probe(self, what: str) -> str:
-        """Try one late load: `ATTACHED`, `REFUSED` or `DIED`."""
-        command, arguments = PROBES[what]
-        if command == "blockdev-add":
-            arguments = arguments | {"node-name": "probe"}
+        """Try one late load: `ATTACHED`, `REFUSED` or `DIED`.
+
+        Raises `CommandError` for an answer that means neither: then the probe proves nothing.
+        """
+        probe = PROBES[what]
         try:
-            answer = self.qmp(command, arguments)
+            answer = self.qmp(probe.command, probe.arguments)
         except CommandError:
+            if self.lives():
+                raise
             return DIED
-        if command == "qom-list-types":
-            names = {entry["name"] for entry in answer.get("return", ())}
-            return ATTACHED if "usb-redir" in names else REFUSED
-        problem = answer.get("error", {}).get("desc", "")
-        if not problem:
-            self.qmp("blockdev-del", {"node-name": "probe"})
-        return REFUSED if problem.startswith("Unknown driver") else ATTACHED
+        if probe.command == "qom-list-types":
+            names = {entry["name"] for entry in answer["return"]}
+            return ATTACHED if probe.sign in names else REFUSED
+        problem = answer["error"]["desc"] if "error" in answer else ""
+        if problem.startswith("Unknown driver"):
+            return REFUSED
+        if probe.sign in problem:
+            return ATTACHED
+        raise CommandError(f"{what}: an answer that was not foreseen: {answer}")
+
+    def probe_twice(self, what: str) -> tuple[str, str]:
+        """The second attempt is the one that kills."""
+        return self.probe(what), self.probe(what)
+
+
+def _wait_for_pid(root: ThrowawayRoot, name: str) -> int:
+    """QEMU writes its pid file when all of its options are in effect."""
+    file = root.inside / f"tmp/{name}.pid"
+    deadline = time.monotonic() + 30
+    while not (file.exists() and file.read_text().endswith("\n")):
+        if time.monotonic() > deadline:
+            log = (root.inside / f"tmp/{name}.log").read_text()
+            raise CommandError(f"guest {name} does not start", hint=log[-500:])
+        time.sleep(0.01)
+    return int(file.read_text())

@@ -23,7 +23,7 @@ import holdover
 from holdover.errors import CommandError
 from holdover.run import ENVIRONMENT, run
 
-__all__ = ["ThrowawayRoot", "sweep"]
+__all__ = ["ThrowawayRoot", "install_holdover", "sweep"]
 
 _INIT = """
 set -e
@@ -108,17 +108,20 @@ class ThrowawayRoot:
     def apt(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run("apt-get", "--yes", "--quiet", "--allow-downgrades", *words, check=check)
 
-    def install_holdover(self) -> None:
-        """Put this very holdover where a package of it would be."""
-        target = self.root / "usr/lib/python3/dist-packages/holdover"
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(holdover.__file__).parent, target, ignore=ignored)
-        script = self.root / "usr/bin/holdover"
-        script.write_text(
-            "#!/usr/bin/python3 -I\nimport sys\nfrom holdover.cli.main import main\n"
-            "sys.exit(main())\n"
-        )
-        script.chmod(0o755)
+
+
+def install_holdover(root: Path) -> None:
+    """Put this very holdover where a package of it would be."""
+    target = root / "usr/lib/python3/dist-packages/holdover"
+    shutil.copytree(
+        Path(holdover.__file__).parent, target, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    script = root / "usr/bin/holdover"
+    script.write_text(
+        "#!/usr/bin/python3 -I\nimport sys\nfrom holdover.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    script.chmod(0o755)
 
 
 def _wait_for_init(process: subprocess.Popen[bytes]) -> int:

@@ -93,14 +93,14 @@ class _Look:
 
     def _add(self, pid: int, program: Program, link: str) -> None:
         identity = self.proc.identity(pid)
+        file = self.proc.file_of(pid, "exe")
+        path = Path(link.removesuffix(DELETED))
         unsupported = ""
         if self.proc.file_of(pid, "root") != self.own_root:
-            if not _is_ours(link):
+            if not self._changed_its_root(pid, path):
                 self.foreign += 1
                 return
             unsupported = "it has changed its root directory, from where it cannot see the store"
-        file = self.proc.file_of(pid, "exe")
-        path = Path(link.removesuffix(DELETED))
         process = Process(
             id=identity,
             name=program.guest_name(self._command_line(pid)),
@@ -111,6 +111,12 @@ class _Look:
             unsupported=unsupported,
         )
         self.processes.append(self._with_details(process, program))
+
+    def _changed_its_root(self, pid: int, executable: Path) -> bool:
+        """Whether it was started in this system: then its executable is outside its root."""
+        root = self.proc.link(pid, "root")
+        here = self.proc.namespace(pid) == self.proc.namespace(self.proc.own_pid)
+        return here and not executable.is_relative_to(root)
 
     def _with_details(self, process: Process, program: Program) -> Process:
         """What matters only for a process that can load late."""
@@ -229,9 +235,3 @@ def _file_id(path: Path) -> FileId | None:
     except OSError:
         return None
     return FileId(found.st_dev, found.st_ino)
-
-
-def _is_ours(link: str) -> bool:
-    """Whether a process with another root runs an executable of this system all the same."""
-    path = link.removesuffix(DELETED)
-    return link == path and _file_id(Path(path)) is not None

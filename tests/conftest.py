@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for systems that are thrown away, and the rule that not everything may be skipped."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import BootedLab, Lab
+from lab.booted import build_booted_base
+
+from holdover.demo import archive
+from holdover.demo.root import sweep
+from holdover.errors import CommandError
+from holdover.run import run
+
+KINDS = ("system", "e2e")
+_results: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+
+
+def namespaces_work() -> str:
+    """Why root, mount and pid namespaces are not available here, or ""; found out by trying."""
+    try:
+        run("unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt")
+    except CommandError as error:
+        return f"{error.message}: {error.hint}"
+    return "" if os.geteuid() == 0 else "not root"
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    problem = namespaces_work()
+    if problem:
+        pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def cache(namespaces: None) -> Path:
+    """Where bases are kept between runs; what killed runs left there goes first."""
+    directory = archive.default_cache()
+    sweep(directory / "runs")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def base(cache: Path) -> Path:
+    return archive.prepare_base(cache, print)
+
+
+@pytest.fixture(scope="session")
+def scratch(cache: Path) -> Path:
+    """On the file system of the bases, so that copies can be links."""
+    return cache / "runs"
+
+
+@pytest.fixture
+def lab(base: Path, scratch: Path) -> Iterator[Lab]:
+    """A system with holdover, hooks not enabled."""
+    with Lab.with_holdover(base, scratch) as made:
+        yield made
+
+
+@pytest.fixture
+def stock(base: Path, scratch: Path) -> Iterator[Lab]:
+    """The same system without holdover."""
+    with Lab.stock(base, scratch) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def booted_base(cache: Path) -> Path:
+    sources = archive.debian_sources(archive.RELEASE)
+    recipe = Path(__file__).with_name("lab") / "booted.py"
+    digest = hashlib.sha256(recipe.read_bytes() + repr(sources).encode()).hexdigest()[:12]
+    directory = cache / f"booted-{digest}"
+    build_booted_base(directory, sources)
+    return directory
+
+
+@pytest.fixture
+def booted(booted_base: Path, tmp_path: Path) -> Iterator[BootedLab]:
+    with BootedLab(booted_base, tmp_path) as made:
+        yield made
+
+
+# -- a run in which all tests of a kind were skipped has shown nothing ---------------------------
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for kind in KINDS:
+        if kind in report.keywords and (report.when == "call" or report.skipped):
+            _results[kind][report.outcome] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    silent = [k for k, seen in _results.items() if seen["skipped"] and not seen["passed"]]
+    if silent and session.exitstatus == pytest.ExitCode.OK and not namespaces_work():
+        print(f"\nall {' and '.join(silent)} tests were skipped on a machine that can run them")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

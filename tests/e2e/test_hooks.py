@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is wrong with holdover, the transaction goes on and no guest is touched half-way."""
+
+import json
+
+import pytest
+from lab import Lab
+
+from holdover.demo.guest import ATTACHED, PROBES, Guest
+
+pytestmark = pytest.mark.e2e
+
+DID_NOT_RUN = "holdover: /usr/bin/holdover did not run, live guests were not looked at"
+
+
+def upgraded(lab: Lab) -> bool:
+    done = lab.run("dpkg-query", "-W", "-f", "${Version}", "qemu-system-x86")
+    return done.stdout == lab.newer
+
+
+def enable(lab: Lab) -> Guest:
+    lab.root.run("holdover", "enable")
+    return Guest.start(lab.root, "guest")
+
+
+def test_enable_and_disable_say_what_they_did_and_can_be_repeated(lab: Lab) -> None:
+    file = "/etc/apt/apt.conf.d/90holdover"
+    assert lab.holdover("enable").stdout == f"{file}: written\n"
+    assert lab.holdover("enable").stdout == f"{file}: is current\n"
+    lab.path(file).write_text("// somebody wrote here\n")
+    assert lab.holdover("enable").stdout == f"{file}: updated\n"
+    answer = json.loads(lab.holdover("disable", "--json").stdout)
+    assert answer["files"] == [{"path": file, "change": "removed"}]
+    assert lab.holdover("disable").stdout == f"{file}: was not there\n"
+    assert not lab.path(file).exists()
+
+
+def test_holdover_that_is_missing_does_not_stop_apt(lab: Lab) -> None:
+    guest = enable(lab)
+    lab.path("/usr/bin/holdover").unlink()
+    done = lab.upgrade()
+    assert DID_NOT_RUN in done.stderr
+    assert upgraded(lab)
+    assert guest.lives()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["#!/usr/bin/python3\nraise SystemExit('broken')\n", "#!/no/such/python\n", "#!/bin/sh\nkill $$\n"],
+    ids=["fails", "no-interpreter", "dies"],
+)
+def test_holdover_that_cannot_start_does_not_stop_apt(lab: Lab, broken: str) -> None:
+    guest = enable(lab)
+    lab.path("/usr/bin/holdover").write_text(broken)
+    assert DID_NOT_RUN in lab.upgrade().stderr
+    assert upgraded(lab)
+    assert guest.lives()
+
+
+def test_garbage_instead_of_a_package_list_protects_everything(lab: Lab) -> None:
+    guest = enable(lab)
+    done = lab.run("sh", "-c", "holdover hook apt before $$", text="\0\xff rm -rf\nVERSION 9\n")
+    assert done.returncode == 0
+    assert "does not begin with VERSION 3" in done.stderr
+    assert lab.status(guest.pid)["state"] == "protected"
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("apt",), ("apt", "before"), ("apt", "before", "-1"), ("yum", "\n")], ids=str
+)
+def test_hook_called_with_garbage_succeeds_and_says_so(lab: Lab, words: tuple[str, ...]) -> None:
+    done = lab.run("holdover", "hook", *words, text="")
+    assert done.returncode == 0
+    assert "no such hook" in done.stderr
+
+
+def test_transaction_that_concerns_no_program_is_left_alone(lab: Lab) -> None:
+    guest = enable(lab)
+    done = lab.root.apt("remove", "--dry-run", "python3-rich")
+    assert "python3-rich" in done.stdout
+    done = lab.root.apt("purge", "python3-markdown-it")
+    assert "holdover:" not in done.stdout + done.stderr
+    assert lab.held() == []
+    assert lab.status(guest.pid)["state"] == "current"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"), [("ro", "Read-only"), ("size=64k", "No space left")], ids=["ro", "full"]
+)
+def test_store_that_cannot_be_written(lab: Lab, options: str, problem: str) -> None:
+    guest, twin = enable(lab), Guest.start(lab.root, "twin")
+    lab.path("/usr/lib/holdover").mkdir(exist_ok=True)
+    lab.root.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", "/usr/lib/holdover")
+    done = lab.upgrade()
+    assert problem in done.stderr
+    assert upgraded(lab)
+    seen = lab.status(guest.pid)
+    assert (seen["state"], seen["delivery"]) == ("at-risk", None)
+    lab.root.run("umount", "/usr/lib/holdover")
+    assert (guest.lives(), twin.lives()) == (True, True)
+    assert lab.held() == []
+
+
+def test_proc_that_cannot_be_read(lab: Lab) -> None:
+    guest = enable(lab)
+    blind = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /proc && "$@"', "sh")
+    done = lab.run(*blind, "holdover", "status")
+    assert done.returncode == 3
+    assert "mount -t proc proc /proc" in done.stderr
+    done = lab.run(*blind, "sh", "-c", "holdover hook apt before $$", text="VERSION 3\n\nqemu-utils 1 amd64 none < 2 amd64 none /x.deb\n")
+    assert done.returncode == 0
+    assert "cannot be read" in done.stderr
+    assert lab.status(guest.pid)["state"] == "current"
+
+
+def test_unprivileged_user_is_told_what_is_missing(lab: Lab) -> None:
+    guest = enable(lab)
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    done = lab.run(*user, "holdover", "status")
+    assert done.returncode == 3
+    assert "as root" in done.stdout
+    done = lab.run(*user, "holdover", "protect", str(guest.pid))
+    assert done.returncode == 1
+    assert "as root" in done.stderr
+
+
+@pytest.mark.parametrize("signal", ["STOP", "CONT"])
+def test_stopped_guest_is_protected_like_any_other(lab: Lab, signal: str) -> None:
+    guest = enable(lab)
+    lab.root.run("sh", "-c", f"kill -{signal} {guest.pid}")
+    lab.upgrade()
+    assert lab.status(guest.pid)["state"] == "protected"
+    lab.root.run("sh", "-c", f"kill -CONT {guest.pid}")
+    assert {guest.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+
+
+def test_malformed_module_is_neither_held_nor_in_the_way(lab: Lab) -> None:
+    guest = enable(lab)
+    modules = lab.path("/usr/lib/x86_64-linux-gnu/qemu")
+    (modules / "block-broken.so").write_bytes(b"\x7fELF\x02\x01" + b"\xff" * 500)
+    (modules / "block-empty.so").touch()
+    (modules / "block-nowhere.so").symlink_to("/no/such/file")
+    lab.upgrade()
+    assert lab.status(guest.pid)["state"] == "protected"
+    shown = json.loads(lab.holdover("show", lab.held()[0]["id"], "--json").stdout)
+    names = {file["path"] for file in shown["files"]}
+    assert "block-curl.so" in names
+    assert not names & {"block-broken.so", "block-empty.so", "block-nowhere.so"}
+    assert {guest.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The booted lab: a Debian 12 with systemd and libvirt, to upgrade QEMU under and throw away.
+
+A base is built once with mmdebstrap and never booted. Each lab boots its own copy with
+systemd-nspawn. The copy is a real one, not hard links or an overlay: a file that dpkg replaces
+must lose its last link, libraries must keep their device and inode, and nothing done in a lab may
+reach the base. It is in memory (half a gigabyte), because a disk can take ten seconds for it.
+
+    keeper                           a shell that waits for its standard input to close
+    `- unshare --pid --mount         the copy is mounted in here only; all of it ends with
+       `- systemd-nspawn             nspawn or unshare, by the kernel's hand
+          `- systemd                 the leader: run() enters its namespaces
+
+The end of the test process closes the keeper's standard input, however the end came. The keeper
+then ends the lab and removes what the kernel does not: control groups and an empty directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+__all__ = ["IMAGE", "BootedLab", "LabError", "build_booted_base"]
+
+T = TypeVar("T")
+
+QEMU_PACKAGES = (
+    "qemu-system-x86",
+    "qemu-system-common",
+    "qemu-system-data",
+    "qemu-utils",
+    "qemu-block-extra",
+)
+OTHER_PACKAGES = (
+    "systemd-sysv",
+    "dbus",
+    "libvirt-daemon-system",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-clients",
+    "procps",
+    "python3",
+    "python3-rich",
+)
+
+#: What the lab's network disk holds: every sector names itself.
+IMAGE = b"".join((b"sector %08d\n" % number).ljust(512, b".") for number in range(2048))
+
+BOOT_SECONDS = 60.0
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LC_ALL": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+# Runs in mmdebstrap with the new root as $1. madison lists the newest version first. The newer
+# debs stay in apt's cache for the upgrade.
+BASE_HOOK = r"""
+set -eu
+in_root() { chroot "$root" "$@"; }
+root=$1
+if [ "$(in_root apt-cache madison qemu-system-x86 | awk '{ print $3 }' | sort -u | wc -l)" -lt 2 ]
+then
+    echo 'the archive offers one QEMU build only, nothing to upgrade to' >&2
+    exit 1
+fi
+older=
+for package in QEMU_PACKAGES; do
+    older="$older $package=$(in_root apt-cache madison "$package" | awk 'END { print $3 }')"
+done
+export DEBIAN_FRONTEND=noninteractive
+in_root apt-get install -y --no-install-recommends $older
+in_root apt-get clean
+in_root apt-get install -y --no-install-recommends --download-only QEMU_PACKAGES
+
+# The control groups of a container may be read-only; libvirt would refuse to start a guest.
+echo 'cgroup_controllers = []' >> "$root/etc/libvirt/qemu.conf"
+# Nothing may start in the middle of a test, and no first boot may re-enable what is masked.
+in_root systemd-machine-id-setup
+in_root systemctl mask libvirt-guests.service console-getty.service apt-daily.timer \
+    apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer logrotate.timer
+""".replace("QEMU_PACKAGES", " ".join(QEMU_PACKAGES))
+
+# $1 is the base, $2 the lab's mount point. systemd in the container kills and removes by control
+# group, so two labs must not share one: hence an own group in each hierarchy that systemd uses.
+# To stop, nspawn is killed rather than unshare, which then has waited for the end of the whole
+# namespace before anything is removed. There may be no nspawn yet: hence the loop.
+KEEPER = r"""
+base=$1 lab=$2
+groups=
+for top in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
+    [ -e "$top/cgroup.procs" ] && groups="$groups $top/${lab##*/}"
+done
+boot() {
+    for group in $groups; do echo 0 > "$group/cgroup.procs"; done
+    exec setpriv --pdeathsig KILL \
+        unshare --mount --pid --fork --kill-child --mount-proc sh -c "$BOOT" boot "$base" "$lab"
+}
+trap '' INT TERM HUP
+mkdir -p $groups /run/systemd/nspawn
+boot &
+read -r _
+while [ -e "/proc/$!/exe" ]; do
+    read -r nspawn < "/proc/$!/task/$!/children"
+    kill -KILL $nspawn
+    sleep 0.05
+done
+wait
+rmdir "$lab"
+for group in $groups; do find "$group" -depth -type d -exec rmdir {} +; done
+"""
+
+# In namespaces of its own. The second tmpfs is for the lock files that nspawn never removes.
+BOOT = r"""
+set -e
+mount -t tmpfs lab "$2"
+mount -t tmpfs nspawn /run/systemd/nspawn
+cp -a "$1" "$2/root"
+exec systemd-nspawn --quiet --boot --directory="$2/root" --machine=lab \
+    --keep-unit --register=no --console=pipe --link-journal=no
+"""
+
+GUEST = """
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>32</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='pci' model='pcie-root'/>
+    {slots}
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+SPARE_SLOT = "<controller type='pci' model='pcie-root-port'/>"
+
+DISK = """
+<disk type='network' device='disk'>
+  <driver name='qemu' type='raw'/>
+  <source protocol='http' name='/disk.img'><host name='127.0.0.1' port='{port}'/></source>
+  <target dev='{target}' bus='virtio'/>
+  <alias name='ua-{target}'/>
+  <readonly/>
+</disk>
+"""
+
+# Runs in the lab: QEMU's http driver insists on byte ranges, which Python's own server lacks.
+# The parent leaves when the port is open, which is how systemd knows that the service is ready.
+IMAGE_SERVER = r"""
+import http.server, os, re
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first = int(asked[1]) if asked else 0
+        last = min(int(asked[2] or size) if asked else size, size - 1)
+        self.send_response(206 if asked else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(last + 1 - first))
+        if asked:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(image[first : last + 1])
+
+    do_HEAD = do_GET
+
+image = open("/srv/disk.img", "rb").read()
+size = len(image)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+with open("/srv/port", "w") as file:
+    file.write(str(server.server_port))
+if os.fork() == 0:
+    server.serve_forever()
+"""
+
+
+class LabError(Exception):
+    """The lab itself failed: this says nothing about what is being tested."""
+
+
+def build_booted_base(directory: Path, sources: list[str]) -> None:
+    """Build the base at `directory`, unless it is there.
+
+    `sources` are one-line apt sources, with or without the leading "deb". Together they must
+    offer two builds of QEMU.
+    """
+    lines = [line if line.startswith("deb ") else f"deb {line}" for line in sources]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(directory.with_name(f"{directory.name}.lock")) as lock:
+        if directory.exists():
+            return
+        unfinished = directory.with_name(f"{directory.name}.unfinished")
+        _remove_tree(unfinished)
+        _mmdebstrap(unfinished, lines, lock)
+        unfinished.rename(directory)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold a lock file. The descriptor is for children that may outlive a killed parent."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _mmdebstrap(directory: Path, lines: list[str], lock: int) -> None:
+    packages = ",".join(OTHER_PACKAGES)
+    argv = ["mmdebstrap", "--variant=apt", "--mode=root", f"--include={packages}"]
+    argv += ["--aptopt=Acquire::Languages none", "--dpkgopt=force-unsafe-io"]
+    for part in ("doc", "locale", "man"):
+        argv.append(f"--dpkgopt=path-exclude=/usr/share/{part}/*")
+    # Keep apt's lists and the debs, so that the upgrade needs no network.
+    argv += [f"--customize-hook={BASE_HOOK}", "--skip=cleanup/apt"]
+    argv += ["--format=directory", "bookworm", str(directory), *lines]
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, pass_fds=[lock], check=False
+    )
+    if done.returncode:
+        _remove_tree(directory)
+        raise LabError(f"mmdebstrap failed ({done.returncode}):\n{done.stderr[-4000:]}")
+
+
+def _remove_tree(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+class BootedLab:
+    """A running copy of the base. A context manager: it boots on entry, and is gone on exit."""
+
+    def __init__(self, base: Path, scratch: Path) -> None:
+        self._base = base
+        self._scratch = scratch
+        self.root = Path()
+        self.leader = 0
+
+    def __enter__(self) -> Self:
+        """Boot. The copy is mounted in the lab only; `root` reaches it through the leader."""
+        self._start_keeper()
+        try:
+            self.leader = self._wait_for("the container's init", self._find_leader)
+            self.root = Path(f"/proc/{self.leader}/root")
+            self._wait_for("the end of the boot", self._has_booted)
+        except BaseException:
+            self._stop_keeper()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_keeper()
+
+    # Commands
+
+    def run(
+        self, *argv: str, check: bool = True, input: str | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root in the lab.
+
+        nsenter, because machinectl would need the host's machined. The command dies with nsenter
+        (what it put in the background does not), so that a timeout leaves nothing behind.
+        """
+        enter = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--pid"]
+        enter += ["--root", "--wd", "--", "setpriv", "--pdeathsig", "KILL", *argv]
+        done = subprocess.run(
+            enter,
+            input="" if input is None else input,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=ENVIRONMENT,
+            check=False,
+        )
+        if check and done.returncode:
+            raise LabError(f"{argv} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    # Guests
+
+    def define_guest(self, name: str) -> None:
+        """Start a guest that libvirt confines as it does by default.
+
+        It has no operating system: its firmware waits for a disk, and hot-plugging a disk into
+        one of the spare slots needs no answer from the guest.
+        """
+        guest = GUEST.format(name=name, slots=SPARE_SLOT * 6)
+        self.run("virsh", "define", "/dev/stdin", input=guest)
+        self.run("virsh", "start", name)
+
+    def attach_http_disk(self, name: str, target: str) -> subprocess.CompletedProcess[str]:
+        """Hot-attach the network disk, whose contents are `IMAGE`, as e.g. "vdb"."""
+        disk = DISK.format(target=target, port=self._image_port)
+        return self.run("virsh", "attach-device", name, "/dev/stdin", input=disk, check=False)
+
+    def read_disk(self, name: str, target: str, length: int) -> bytes:
+        """Read the first bytes of a disk through the guest's QEMU.
+
+        qemu-io prints the bytes to QEMU's standard output, which is libvirt's log of the guest.
+        """
+        log = self.root / f"var/log/libvirt/qemu/{name}.log"
+        before = log.stat().st_size
+        device = f"/machine/peripheral/ua-{target}/virtio-backend"
+        command = f'qemu-io -d {device} "read -v 0 {length}"'
+        self.run("virsh", "qemu-monitor-command", name, "--hmp", command)
+
+        def answer() -> str | None:
+            text = log.read_bytes()[before:].decode(errors="replace")
+            return text if re.search(r"^read .*\n", text, re.MULTILINE) else None
+
+        return _bytes_of_dump(self._wait_for("qemu-io's answer", answer))
+
+    def domain_state(self, name: str) -> str:
+        """The state with its reason, e.g. "running (booted)" or "shut off (crashed)"."""
+        return self.run("virsh", "domstate", "--reason", name).stdout.strip()
+
+    def guest_pid(self, name: str) -> int:
+        """The pid of the guest's QEMU as seen inside the lab."""
+        return int(self.run("cat", f"/run/libvirt/qemu/{name}.pid").stdout)
+
+    # The upgrade
+
+    @functools.cached_property
+    def qemu_versions(self) -> tuple[str, str]:
+        """The older version, which the lab starts with, and the newer one."""
+        rows = self.run("apt-cache", "madison", "qemu-system-x86").stdout.splitlines()
+        return rows[-1].split()[2], rows[0].split()[2]
+
+    def upgrade_qemu(self) -> subprocess.CompletedProcess[str]:
+        """Upgrade QEMU to the newer build, as an admin would."""
+        return self.run("apt-get", "install", "-y", "--no-install-recommends", *QEMU_PACKAGES)
+
+    # Machinery
+
+    @functools.cached_property
+    def _image_port(self) -> int:
+        """Start the image server; any free port, because labs share the host's loopback."""
+        (self.root / "srv/disk.img").write_bytes(IMAGE)
+        (self.root / "srv/server.py").write_text(IMAGE_SERVER)
+        self.run(
+            *("systemd-run", "--quiet", "--unit=image-server", "--property=Type=forking"),
+            *("python3", "/srv/server.py"),
+        )
+        return int((self.root / "srv/port").read_text())
+
+    def _start_keeper(self) -> None:
+        """Its own session: Ctrl-C at the terminal is for the tests, the keeper then cleans up."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix="booted-lab-", dir=self._scratch)).resolve()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the keeper
+        self._keeper = subprocess.Popen(
+            ["sh", "-c", KEEPER, "keeper", str(self._base.resolve()), str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            env=ENVIRONMENT | {"BOOT": BOOT},
+            start_new_session=True,
+        )
+
+    def _stop_keeper(self) -> None:
+        self._keeper.communicate(timeout=BOOT_SECONDS)
+        self._log.close()
+
+    def _wait_for(self, what: str, probe: Callable[[], T | None]) -> T:
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline and self._keeper.poll() is None:
+            found = probe()
+            if found is not None:
+                return found
+            time.sleep(0.02)
+        said = os.pread(self._log.fileno(), 8000, 0).decode(errors="replace")
+        raise LabError(f"waited in vain for {what}; the keeper said:\n{said}")
+
+    def _find_leader(self) -> int | None:
+        """The child of nspawn that has become systemd."""
+        try:
+            (unshare,) = _children(self._keeper.pid)
+            (nspawn,) = _children(unshare)
+            (init,) = _children(nspawn)
+            comm = Path(f"/proc/{init}/comm").read_text().strip()
+        except (OSError, ValueError):
+            return None
+        return init if comm == "systemd" else None
+
+    def _has_booted(self) -> bool | None:
+        state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
+        return True if state in ("running", "degraded") else None
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _bytes_of_dump(text: str) -> bytes:
+    r"""The bytes in lines like "00000010:  2e 2e 2e ..  text".
+
+    >>> _bytes_of_dump("00000000:  73 65 0a  se.\nread 3/3 bytes at offset 0\n")
+    b'se\n'
+    """
+    if failed := re.search(r"^read failed.*", text, re.MULTILINE):
+        raise LabError(failed[0])
+    rows = re.findall(r"^[0-9a-f]{8,}:  ((?:[0-9a-f]{2} )+)", text, re.MULTILINE)
+    return bytes.fromhex("".join(rows))
