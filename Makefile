@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check unit bench dist clean lab-packages
+.PHONY: demo test check unit dist clean lab-packages
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo

@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,9 @@ def booted_base(cache: Path) -> Path:
     recipe = Path(__file__).with_name("lab") / "booted.py"
     digest = hashlib.sha256(recipe.read_bytes() + repr(sources).encode()).hexdigest()[:12]
     directory = cache / f"booted-{digest}"
+    for old in cache.glob("booted-*"):
+        if old.is_dir() and not old.name.startswith(directory.name):
+            shutil.rmtree(old)
     build_booted_base(directory, sources)
     return directory
 

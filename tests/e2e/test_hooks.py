@@ -46,7 +46,11 @@ def test_holdover_that_is_missing_does_not_stop_apt(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["#!/usr/bin/python3\nraise SystemExit('broken')\n", "#!/no/such/python\n", "#!/bin/sh\nkill $$\n"],
+    [
+        "#!/usr/bin/python3\nraise SystemExit('broken')\n",
+        "#!/no/such/python\n",
+        "#!/bin/sh\nkill $$\n",
+    ],
     ids=["fails", "no-interpreter", "dies"],
 )
 def test_holdover_that_cannot_start_does_not_stop_apt(lab: Lab, broken: str) -> None:
@@ -107,7 +111,13 @@ def test_proc_that_cannot_be_read(lab: Lab) -> None:
     done = lab.run(*blind, "holdover", "status")
     assert done.returncode == 3
     assert "mount -t proc proc /proc" in done.stderr
-    done = lab.run(*blind, "sh", "-c", "holdover hook apt before $$", text="VERSION 3\n\nqemu-utils 1 amd64 none < 2 amd64 none /x.deb\n")
+    done = lab.run(
+        *blind,
+        "sh",
+        "-c",
+        "holdover hook apt before $$",
+        text="VERSION 3\n\nqemu-utils 1 amd64 none < 2 amd64 none /x.deb\n",
+    )
     assert done.returncode == 0
     assert "cannot be read" in done.stderr
     assert lab.status(guest.pid)["state"] == "current"

@@ -109,7 +109,6 @@ class ThrowawayRoot:
         return self.run("apt-get", "--yes", "--quiet", "--allow-downgrades", *words, check=check)
 
 
-
 def install_holdover(root: Path) -> None:
     """Put this very holdover where a package of it would be."""
     target = root / "usr/lib/python3/dist-packages/holdover"

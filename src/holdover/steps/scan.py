@@ -82,14 +82,29 @@ class _Look:
         """Add process `pid` to what was seen."""
         try:
             link = self.proc.link(pid, "exe")
-            name = link.removesuffix(DELETED)
-            program = next((p for p in self.programs if p.runs(name)), None)
-            if program is not None:
-                self._add(pid, program, link)
         except VanishedError:
             return  # it ended, or is a kernel thread
         except HoldoverError as error:
             self.unreadable.append(Unreadable(pid, error.message))
+            return
+        name = link.removesuffix(DELETED)
+        program = next((p for p in self.programs if p.runs(name)), None)
+        if program is not None:
+            self._at_instance(pid, program, link)
+
+    def _at_instance(self, pid: int, program: Program, link: str) -> None:
+        try:
+            self._add(pid, program, link)
+        except HoldoverError as error:
+            if not isinstance(error, VanishedError) or self._still_runs(pid, link):
+                self.unreadable.append(Unreadable(pid, error.message))
+
+    def _still_runs(self, pid: int, link: str) -> bool:
+        """One that ended meanwhile is no loss; one that lives must not be passed over."""
+        try:
+            return self.proc.link(pid, "exe") == link
+        except HoldoverError:
+            return False
 
     def _add(self, pid: int, program: Program, link: str) -> None:
         identity = self.proc.identity(pid)
