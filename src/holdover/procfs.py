@@ -82,7 +82,8 @@ class ProcFs:
     @cached_property
     def own_pid(self) -> int:
         """Ours, as this /proc counts."""
-        return int(os.readlink(self.root / "self"))
+        with self._root_errors():
+            return int(os.readlink(self.root / "self"))
 
     def boot_id(self) -> str:
         """Changes with every boot; source: random(4)."""
@@ -93,13 +94,8 @@ class ProcFs:
 
     def pids(self) -> list[int]:
         """All processes, in the kernel's order; raises `UnreadableError` without a /proc."""
-        try:
+        with self._root_errors():
             return [int(name) for name in os.listdir(self.root) if name.isdecimal()]
-        except OSError as error:
-            raise UnreadableError(
-                f"{self.root} cannot be read: {error.strerror}",
-                hint="mount it: mount -t proc proc /proc",
-            ) from error
 
     def threads(self, pid: int) -> list[int]:
         with self._errors(pid, "task"):
@@ -157,6 +153,16 @@ class ProcFs:
         except VanishedError:
             return False
         return stat.start_time == process.start_time and stat.state not in "ZXx"
+
+    @contextmanager
+    def _root_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UnreadableError(
+                f"{self.root} cannot be read: {error.strerror}",
+                hint="mount it: mount -t proc proc /proc",
+            ) from error
 
     @contextmanager
     def _errors(self, pid: int, name: str) -> Iterator[None]:

@@ -176,10 +176,10 @@ class _Decision:
                 "its build was replaced before it was protected; "
                 f"`holdover defuse {process.id.pid}` keeps a late load from killing it"
             )
-        if process.replaced and self._successor_has_same_stamp(process):
+        if process.replaced and self._successor_is_look_alike(process):
             return (
                 "",
-                "its executable was replaced by one with the same stamp: "
+                "its executable was replaced by another build with the same stamp: "
                 "whose modules are on disk cannot be told",
             )
         if held is not None:
@@ -202,9 +202,12 @@ class _Decision:
         own = [module for module in self.scan.modules if module.stamp == build.stamp]
         return {name: module.path for name, module in first_found(own, where).items()}
 
-    def _successor_has_same_stamp(self, process: Process) -> bool:
+    def _successor_is_look_alike(self, process: Process) -> bool:
+        """Another build with the same stamp; the same build installed again is no stranger."""
         return any(
-            installed.path == process.executable and installed.build.stamp == process.build.stamp
+            installed.path == process.executable
+            and installed.build.stamp == process.build.stamp
+            and installed.build.build_id != process.build.build_id
             for installed in self.scan.installed
         )
 
