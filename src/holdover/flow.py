@@ -101,10 +101,10 @@ class Holdover:
         with self.store.writing(self.lock_timeout):
             decided = self.plan(aim, pids, touches)
             outcomes = tuple(self._serve(item) for item in decided.items)
-            if transaction is None:
-                return Result(outcomes)
-            problems = (self._hold_for(transaction, wanted) for wanted in decided.captures)
-            return Result(outcomes, tuple(filter(None, problems)))
+            problems: list[str] = []
+            if transaction is not None:
+                problems = [self._hold_for(transaction, wanted) for wanted in decided.captures]
+            return Result(outcomes, tuple(filter(None, problems)), decided.unreadable)
 
     def _serve(self, item: Item) -> Outcome:
         process = item.process

@@ -122,8 +122,12 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
+    """A process that the kernel did not let us see, or not all of it."""
+
     pid: int
     reason: str
+    program: str = ""
+    """The program that it runs; "" if even that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,7 @@ class Plan:
     items: tuple[Item, ...]
     captures: tuple[Capture, ...] = ()
     """For installed builds that are about to be replaced, whether they run or not."""
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +261,4 @@ class Result:
 
     outcomes: tuple[Outcome, ...]
     problems: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()

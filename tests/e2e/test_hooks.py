@@ -89,7 +89,9 @@ def test_transaction_that_concerns_no_program_is_left_alone(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"), [("ro", "Read-only"), ("size=64k,mode=755", "No space left")], ids=["ro", "full"]
+    ("options", "problem"),
+    [("ro", "Read-only"), ("size=64k,mode=755", "No space left")],
+    ids=["ro", "full"],
 )
 def test_store_that_cannot_be_written(lab: Lab, options: str, problem: str) -> None:
     guest, twin = enable(lab), Guest.start(lab.root, "twin")

@@ -1,16 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """One function a command: do it, show it, return the exit code."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdover.cli.output import human_bytes, print_json, print_table, progress
-from holdover.errors import RefusedError, UsageError
+from holdover.errors import UnreadableError, UsageError
 from holdover.flow import Holdover
-from holdover.model import Delivery, Holding, Item, Lease, Outcome, Plan, Scan, State
+from holdover.model import (
+    Delivery,
+    Holding,
+    Item,
+    Lease,
+    Outcome,
+    Plan,
+    Result,
+    Scan,
+    State,
+    Unreadable,
+)
 from holdover.search import Prospect, prospects
 from holdover.steps.plan import Aim
 
@@ -135,16 +148,30 @@ def _carry_out(options: Namespace, aim: Aim, delivery: str | None) -> int:
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
         else:
-            outcomes = holdover.carry_out(aim, options.pid).outcomes
+            result = holdover.carry_out(aim, options.pid)
     if options.dry_run:
         return _show_plan(planned, as_json=options.json)
-    _check_found(options.pid, {o.process.id.pid for o in outcomes})
-    _show_outcomes(outcomes, as_json=options.json)
-    return 1 if any(o.failed for o in outcomes) else 0
+    _show_outcomes(result.outcomes, as_json=options.json)
+    _check_found(options.pid, result)
+    lost = _show_unreadable(result.unreadable)
+    return 1 if lost or any(o.failed for o in result.outcomes) else 0
 
 
-def _check_found(pids: Iterable[int], found: set[int]) -> None:
-    missing = [str(pid) for pid in pids if pid not in found]
+def _show_unreadable(unreadable: Iterable[Unreadable]) -> bool:
+    """Whether there are some that certainly load late."""
+    lost = [entry for entry in unreadable if entry.program]
+    for entry in lost:
+        print(f"holdover: a {entry.program} process is left alone: {entry.reason}", file=sys.stderr)
+    return bool(lost)
+
+
+def _check_found(pids: Iterable[int], result: Result) -> None:
+    unreadable = {entry.pid: entry.reason for entry in result.unreadable}
+    found = {outcome.process.id.pid for outcome in result.outcomes}
+    missing = [str(pid) for pid in pids if pid not in found | unreadable.keys()]
+    for pid in pids:
+        if pid in unreadable:
+            raise UnreadableError(unreadable[pid], hint="run holdover as root, on the host itself")
     if missing:
         raise UsageError(
             f"no running program that holdover knows: {', '.join(missing)}",
@@ -382,6 +409,9 @@ def _show_hook_change(changes: list[tuple[Path, str]], *, as_json: bool) -> int:
 def run_demo(options: Namespace) -> int:
     from holdover.demo.story import tell
 
+    # with --json the story goes to stderr, and what came of it to stdout
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        ending = tell(Path(options.cache) if options.cache else None)
     if options.json:
-        raise RefusedError("the demo is for people; it has no JSON yet")
-    return tell(Path(options.cache) if options.cache else None)
+        print_json({"schema": "holdover.demo/1"} | asdict(ending))
+    return 1 if ending.broken_promises else 0

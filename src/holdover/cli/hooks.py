@@ -133,6 +133,9 @@ def _parse_marker(text: str) -> ProcessId | None:
 def _summary(result: Result) -> str:
     for problem in result.problems:
         _complain(problem)
+    for process in result.unreadable:
+        if process.program:
+            _complain(f"a {process.program} process is not protected: {process.reason}")
     for outcome in result.outcomes:
         if outcome.failed:
             _complain(f"{_name(outcome)} is not protected: {outcome.reason}")

@@ -17,7 +17,7 @@ from holdover.demo.clock import ClockGuest
 from holdover.demo.guest import ATTACHED, DIED, PROBES, Guest
 from holdover.demo.root import ThrowawayRoot, install_holdover, sweep
 
-__all__ = ["tell"]
+__all__ = ["tell", "Ending"]
 
 _IRRELEVANT = "VERSION 3\n\ntzdata 1 all none < 2 all none /var/cache/apt/archives/tzdata.deb\n"
 _ROUNDS = 7
@@ -25,8 +25,21 @@ Trials = dict[str, tuple[str, str]]
 """For each late load what came of the first and of the second attempt."""
 
 
-def tell(cache: Path | None) -> int:
-    """Tell the story; returns 0 if it ended as promised."""
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What was seen, and which promises it broke."""
+
+    upgraded_from: str
+    upgraded_to: str
+    before: Trials
+    after_stock: Trials
+    after_held: Trials
+    figures: dict[str, str]
+    broken_promises: tuple[str, ...]
+
+
+def tell(cache: Path | None) -> Ending:
+    """Tell the story as it happens."""
     cache = cache or default_cache()
     with progress(wanted=True) as report:
         base = prepare_base(cache, report)
@@ -42,7 +55,8 @@ def tell(cache: Path | None) -> int:
         story.attach()
         story.let_go()
         story.show_figures()
-        return story.show_end()
+        story.show_end()
+        return story.ending()
 
 
 @dataclass
@@ -166,7 +180,7 @@ class _Story:
         _say("Figures of this run, on this machine:")
         print_table(("WHAT", "MEDIAN AND WORST"), self.figures)
 
-    def show_end(self) -> int:
+    def show_end(self) -> None:
         print()
         rows = [
             (what, *self.before[what], *self.after_stock[what], *self.after_held[what])
@@ -187,7 +201,17 @@ class _Story:
             print(f"Not as promised: {promise}")
         if not self.broken:
             print("As promised: stock guests die at a late load, guests under holdover do not.")
-        return 1 if self.broken else 0
+
+    def ending(self) -> Ending:
+        return Ending(
+            upgraded_from=self.older,
+            upgraded_to=self.newer,
+            before=self.before,
+            after_stock=self.after_stock,
+            after_held=self.after_held,
+            figures=dict(self.figures),
+            broken_promises=tuple(self.broken),
+        )
 
     def _expect(self, truth: bool, promise: str) -> None:
         if not truth:

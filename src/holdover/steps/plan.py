@@ -54,7 +54,8 @@ def plan(
     """What is true of each process, and what `aim` asks to be done about it."""
     decide = _Decision(scan, holdings, deliveries, views, aim)
     items = tuple(decide.item(process, touches) for process in scan.processes)
-    return Plan(items, tuple(decide.captures(touches)) if aim is Aim.PROTECT else ())
+    captures = tuple(decide.captures(touches)) if aim is Aim.PROTECT else ()
+    return Plan(items, captures, scan.unreadable)
 
 
 class _Decision:

@@ -97,7 +97,7 @@ class _Look:
             self._add(pid, program, link)
         except HoldoverError as error:
             if not isinstance(error, VanishedError) or self._still_runs(pid, link):
-                self.unreadable.append(Unreadable(pid, error.message))
+                self.unreadable.append(Unreadable(pid, error.message, program.name))
 
     def _still_runs(self, pid: int, link: str) -> bool:
         """One that ended meanwhile is no loss; one that lives must not be passed over."""
@@ -158,7 +158,7 @@ class _Look:
         return self.builds[file]
 
     def _environment(self, pid: int, program: Program) -> tuple[tuple[Path, ...], str]:
-        """Where its variable points, and why its environment cannot be written if so."""
+        """Where its variable points, and why another value would not help it if so."""
         try:
             with Memory(self.proc, pid) as memory:
                 live = read_environment(self.proc, pid, memory)
@@ -169,9 +169,19 @@ class _Look:
                     find_half(self.proc, pid, memory, live, need)
                 except UnsupportedError as error:
                     return chosen, error.message
-                return chosen, ""
+                return chosen, self._hidden_store(pid)
         except (UnreadableError, UnsupportedError, MalformedError) as error:
             return (), error.message
+
+    def _hidden_store(self, pid: int) -> str:
+        """Why the process could not load from the store, as far as its mounts tell; or ""."""
+        place = next(path for path in (self.views, *self.views.parents) if path.exists())
+        seen = _file_id(self.proc.path(pid, f"root{place}"))
+        if seen != _file_id(place):
+            return f"{place} is something else in its mount namespace"
+        if os.statvfs(self.proc.path(pid, f"root{place}")).f_flag & os.ST_NOEXEC:
+            return f"{place} is mounted noexec in its mount namespace"
+        return ""
 
     def _no_mount(self, process: Process, no_environment: str) -> str:
         """The mount tables are read only where the answer will be asked for."""
