@@ -4,6 +4,7 @@
 import hashlib
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from holdover.demo.root import sweep
 from holdover.errors import CommandError
 from holdover.run import run
 
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
 KINDS = ("system", "e2e")
 _results: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
 

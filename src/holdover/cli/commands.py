@@ -365,7 +365,8 @@ def run_gc(options: Namespace) -> int:
     for snapshot in collected.snapshots:
         print(f"{snapshot} {would}removed")
     freed = human_bytes(collected.bytes_freed)
-    print(f"{len(collected.snapshots)} snapshots {would}removed, {freed} {would}freed.")
+    count = len(collected.snapshots)
+    print(f"{count} snapshot{'s'[: count != 1]} {would}removed, {freed} {would}freed.")
     return 0
 
 

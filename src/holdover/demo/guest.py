@@ -6,10 +6,12 @@ No probe needs a server: an error that comes from the driver means that its modu
 """
 
 import logging
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from holdover.demo.root import ThrowawayRoot
@@ -155,12 +157,21 @@ class Guest:
 
 
 def _wait_for_pid(root: ThrowawayRoot, name: str) -> int:
-    """QEMU writes its pid file when all of its options are in effect."""
+    """QEMU writes its pid file early, and listens when all of its options are in effect."""
     file = root.inside / f"tmp/{name}.pid"
     deadline = time.monotonic() + 30
-    while not (file.exists() and file.read_text().endswith("\n")):
+    while not _listens(root.inside / f"tmp/{name}.sock"):
         if time.monotonic() > deadline:
             log = (root.inside / f"tmp/{name}.log").read_text()
             raise CommandError(f"guest {name} does not start", hint=log[-500:])
         time.sleep(0.01)
     return int(file.read_text())
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+        return True
