@@ -62,5 +62,5 @@ def _all_groups(pattern: re.Pattern[bytes], data: bytes) -> list[str]:
     match = pattern.search(data)
     while match:
         found[match[1].decode("utf-8", "replace")] = None
-        match = pattern.search(data, match.end(1))
+        match = pattern.search(data, max(match.end(1), match.start() + 1))
     return list(found)

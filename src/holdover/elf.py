@@ -33,7 +33,10 @@ _HEADER = struct.Struct("<HHIQQQIHHHHHH")  # after e_ident
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
-_MAX_STRING = 4096  # PATH_MAX; sonames, search paths and the symbol names we look up are shorter
+_STRINGS = (4096, 1 << 20)  # PATH_MAX is enough for almost all, mangled names may be longer
+_MAX_NOTES = 1 << 20
+_MAX_READ = 1 << 28  # a sparse file may claim any size
+_PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class Segment:
     @property
     def writable(self) -> bool:
         return bool(self.flags & PF_W)
+
+    @property
+    def executable(self) -> bool:
+        return bool(self.flags & PF_X)
 
     @property
     def constant(self) -> bool:
@@ -102,6 +109,8 @@ class ElfFile:
             raise ElfError(
                 f"truncated: {size} bytes at {offset:#x}, the file ends at {self.size:#x}"
             )
+        if size > _MAX_READ:
+            raise ElfError(f"{size} bytes at {offset:#x} are more than any real file has there")
         data = os.pread(self._fd, size, offset)
         if len(data) != size:
             raise ElfError("the file became shorter while it was read")
@@ -121,11 +130,12 @@ class ElfFile:
         table, size = self._dynamic_value(DT_STRTAB), self._dynamic_value(DT_STRSZ)
         if not 0 <= index < size:
             raise ElfError(f"string {index:#x} is outside the string table")
-        raw = self.read_at(table + index, min(size - index, _MAX_STRING))
-        end = raw.find(b"\0")
-        if end < 0:
-            raise ElfError(f"string {index:#x} has no end")
-        return raw[:end].decode("utf-8", "surrogateescape")
+        for longest in _STRINGS:
+            raw = self.read_at(table + index, min(size - index, longest))
+            end = raw.find(b"\0")
+            if end >= 0:
+                return raw[:end].decode("utf-8", "surrogateescape")
+        raise ElfError(f"string {index:#x} has no end")
 
     # -- segments ------------------------------------------------------------------------------
 
@@ -133,10 +143,15 @@ class ElfFile:
         if entry != _SEGMENT.size:
             raise ElfError(f"program headers of {entry} bytes")
         table = self.read(offset, entry * count)
-        return tuple(
+        segments = tuple(
             Segment(kind, flags, at, address, in_file, in_memory)
             for kind, flags, at, address, _, in_file, in_memory, _ in _SEGMENT.iter_unpack(table)
         )
+        for kind, limit in ((PT_LOAD, self.size + count * _PAGE), (PT_NOTE, _MAX_NOTES)):
+            total = sum(s.file_size for s in segments if s.type == kind)
+            if total > limit:  # they overlap, to make us read the same again and again
+                raise ElfError(f"segments of {total} bytes in a file of {self.size} bytes")
+        return segments
 
     @cached_property
     def loads(self) -> tuple[Segment, ...]:
@@ -208,14 +223,18 @@ class ElfFile:
 
     def defined_names(self) -> Iterator[str]:
         """Names of all symbols that this object offers to others."""
-        if not any(tag == DT_GNU_HASH for tag, _ in self.dynamic):
-            indices: Iterator[int] = iter(range(self._sysv_count()))
-        else:
-            indices = self._gnu_hash_indices()
-        for index in indices:
+        for index in self._all_indices():
             symbol = self._symbol_at(index)
             if symbol.defined and symbol.name:
                 yield symbol.name
+
+    def _all_indices(self) -> Iterator[int]:
+        tags = {tag for tag, _ in self.dynamic}
+        if DT_GNU_HASH in tags:
+            return self._gnu_hash_indices()
+        if DT_HASH in tags:
+            return iter(range(self._sysv_count()))
+        return iter(())  # a static executable offers nothing
 
     def _symbol_at(self, index: int) -> Symbol:
         address = self._dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
@@ -245,6 +264,8 @@ class ElfFile:
             raise ElfError(f"a hash table of {nbuckets} buckets in a file of {self.size} bytes")
         at = table + 16 + nbloom * 8
         buckets = struct.unpack(f"<{nbuckets}I", self.read_at(at, nbuckets * 4))
+        if max(buckets, default=0) * _SYMBOL.size > self.size:
+            raise ElfError(f"a hash table that leads out of a file of {self.size} bytes")
         return first, buckets, at + nbuckets * 4
 
     def _gnu_hash_chain(self, wanted: int) -> Iterator[int]:

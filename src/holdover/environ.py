@@ -15,22 +15,22 @@ from the end of its own last page, which is why its page is never used).
 """
 
 import os
-import re
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
-from holdover.elf import ElfFile, Segment
-from holdover.errors import ElfError, UnsupportedError
+from holdover.errors import MalformedError, UnsupportedError
+from holdover.loaded import PAGE, Loaded, executable, libc, start_up_libraries
 from holdover.memory import Memory
 from holdover.procfs import Mapping, ProcFs
 
 __all__ = [
+    "MARK",
     "LiveEnvironment",
     "Half",
     "read_environment",
+    "changed_since",
     "entry_values",
     "room_needed",
     "find_half",
@@ -39,13 +39,9 @@ __all__ = [
 ]
 
 MARK = b"holdover"
-_PAGE = 4096
+"""What the bytes that we use begin with."""
 _MAX_ENTRIES = 65536
 _STARTING = 0.5  # seconds in which a process may still be without an environment
-_AT_NULL, _AT_ENTRY = 0, 9
-_E_ENTRY = 24  # offset of e_entry in the ELF header
-_LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
-_LOADER = re.compile(r"/ld[-.][^/]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +96,23 @@ def _read_array(pid: int, memory: Memory, array: int) -> Iterator[int]:
     raise UnsupportedError(f"process {pid}: its environment has more than {_MAX_ENTRIES} entries")
 
 
+def changed_since(
+    memory: Memory, live: LiveEnvironment
+) -> tuple[frozenset[int], tuple[int, ...]] | None:
+    """Entries that the process took out of the array, and those it put in, since it was read.
+
+    None if it is as it was, or no array of variables any more.
+    """
+    try:
+        later = tuple(_read_array(memory.pid, memory, live.array))
+        if later == live.entries or not all(b"=" in memory.read_string(e) for e in later):
+            return None
+    except (MalformedError, UnsupportedError):
+        return None
+    added = tuple(entry for entry in later if entry not in live.entries)
+    return frozenset(live.entries) - set(later), added
+
+
 def entry_values(memory: Memory, live: LiveEnvironment, name: str) -> list[bytes]:
     """All values of the variable; getenv(name) returns the first in the process now."""
     wanted = name.encode() + b"="
@@ -116,53 +129,17 @@ def room_needed(live: LiveEnvironment, name: str, value: str) -> int:
 
 
 def _locate(proc: ProcFs, pid: int) -> int:
-    """Address of the `environ` that the process uses.
+    """Address of the `environ` that libc uses.
 
     As the loader resolves it: a COPY relocation puts it into the executable, else it is libc's.
+    A COPY has all of its names; a program's own variable `environ` is no concern of libc's.
     """
-    with proc.open(pid, "exe") as file:
-        executable = ElfFile(file)
-        for name in ("environ", "__environ", "_environ"):
-            if (symbol := executable.symbol(name)) is not None:
-                return _executable_base(proc, pid, executable) + symbol.value
-    for mapping in _objects(proc.maps(pid)):
-        if _LIBC.search(mapping.path):
-            with _mapped_file(proc, pid, mapping) as file:
-                libc = ElfFile(file)
-                symbol = libc.symbol("__environ")
-                if libc.soname == "libc.so.6" and symbol is not None:
-                    return _base(mapping, libc) + symbol.value
-    raise UnsupportedError(f"process {pid} does not use glibc: its environment was not found")
-
-
-def _executable_base(proc: ProcFs, pid: int, executable: ElfFile) -> int:
-    """What the kernel added to the executable's addresses; source: getauxval(3)."""
-    with proc.open(pid, "auxv") as file:
-        auxiliary = dict(struct.iter_unpack("<QQ", file.read(4096)[: 4096 // 16 * 16]))
-    if _AT_ENTRY not in auxiliary:
-        raise UnsupportedError(f"process {pid}: the kernel does not tell where it was loaded")
-    (entry,) = struct.unpack("<Q", executable.read(_E_ENTRY, 8))
-    return int(auxiliary[_AT_ENTRY]) - int(entry)
-
-
-def _objects(maps: tuple[Mapping, ...]) -> Iterator[Mapping]:
-    """The first mapping of each mapped file, in address order."""
-    seen = set()
-    for mapping in maps:
-        if mapping.file.inode and mapping.offset == 0 and mapping.file not in seen:
-            seen.add(mapping.file)
-            yield mapping
-
-
-def _mapped_file(proc: ProcFs, pid: int, mapping: Mapping) -> BinaryIO:
-    """The very file that is mapped, replaced or not."""
-    return proc.open(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")
-
-
-def _base(mapping: Mapping, elf: ElfFile) -> int:
-    if not elf.loads:
-        raise ElfError(f"{mapping.path} has no loadable segment")
-    return mapping.start - elf.loads[0].address // _PAGE * _PAGE
+    maps = proc.maps(pid)
+    with libc(proc, pid, maps) as library, executable(proc, pid, maps) as program:
+        found = program.address_of("__environ") or library.address_of("__environ")
+    if found is None:
+        raise UnsupportedError(f"process {pid}: its libc has no environment")
+    return found
 
 
 # -- where there is room ---------------------------------------------------------------------------
@@ -206,33 +183,37 @@ def _tails(proc: ProcFs, pid: int) -> Iterator[tuple[int, int]]:
     """Unused ends of last pages: of the executable, then of libraries that never go away."""
     maps = proc.maps(pid)
     break_at = proc.stat(pid).start_brk
-    with proc.open(pid, "exe") as file:
-        executable = ElfFile(file)
-        yield from _tail(maps, break_at, executable, _executable_base(proc, pid, executable))
-        needed = executable.needed
-    for mapping in _objects(maps):
-        name = mapping.path.rpartition("/")[2]
-        if _LOADER.search(mapping.path) or ".so" not in name:
-            continue
-        with _mapped_file(proc, pid, mapping) as file:
-            library = ElfFile(file)
-            if library.soname in needed:
-                yield from _tail(maps, break_at, library, _base(mapping, library))
+    with executable(proc, pid, maps) as program:
+        yield from _tail(maps, break_at, program)
+        needed = program.elf.needed
+    for library in start_up_libraries(proc, pid, maps, needed):
+        yield from _tail(maps, break_at, library)
 
 
-def _tail(
-    maps: tuple[Mapping, ...], break_at: int, elf: ElfFile, base: int
-) -> Iterator[tuple[int, int]]:
-    writable = [segment for segment in elf.loads if segment.writable]
+def _tail(maps: tuple[Mapping, ...], break_at: int, loaded: Loaded) -> Iterator[tuple[int, int]]:
+    writable = [segment for segment in loaded.elf.loads if segment.writable]
     if not writable:
         return
-    last: Segment = max(writable, key=lambda s: s.address)
-    end_of_bss = base + last.address + last.memory_size
-    start, end = -(-end_of_bss // 16) * 16, -(-end_of_bss // _PAGE) * _PAGE
-    heap_is_there = start - _PAGE < break_at < end and break_at >= end // _PAGE * _PAGE - _PAGE
-    mapped = any(m.readable_and_writable and m.start <= start and end <= m.end for m in maps)
-    if mapped and not heap_is_there and end - start > len(MARK):
+    last = max(writable, key=lambda s: s.address)
+    end_of_bss = loaded.base + last.address + last.memory_size
+    start, end = -(-end_of_bss // 16) * 16, -(-end_of_bss // PAGE) * PAGE
+    if end - PAGE <= break_at < end or end - start <= len(MARK):
+        return  # the heap begins there, or there is nothing
+    if _is_its_own(maps, loaded, loaded.base + last.address, end):
         yield start, end
+
+
+def _is_its_own(maps: tuple[Mapping, ...], loaded: Loaded, start: int, end: int) -> bool:
+    """All from `start` to `end` is the object's file or its zeros, and the last page writable."""
+    at = start // PAGE * PAGE
+    for mapping in maps:
+        if mapping.start <= at < mapping.end:
+            if mapping.file != loaded.file and mapping.file.inode:
+                return False
+            if mapping.end >= end:
+                return mapping.permissions == "rw-p"
+            at = mapping.end
+    return False
 
 
 def layout(half: Half, entries: tuple[int, ...], string: bytes) -> bytes:

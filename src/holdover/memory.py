@@ -2,7 +2,8 @@
 """Another process's data, through /proc/PID/mem: no stop, no attach, nothing called in it.
 
 The file stays bound to the address space that the process had when it was opened. If the process
-ends or executes something else, reads and writes fail; they never reach the successor.
+ends or executes something else, reads and writes fail; they never reach the successor. (A child of
+vfork shares its parent's until it executes something: then they still reach the parent.)
 Source: proc_pid_mem(5); fs/proc/base.c, mem_open() and mem_rw().
 """
 
@@ -59,7 +60,7 @@ class Memory:
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        """Store `data`; eight aligned bytes arrive as one store."""
+        """Store `data`; eight aligned bytes were never seen torn (docs/decisions/0002)."""
         try:
             written = os.pwrite(self._fd, data, address)
         except (OSError, OverflowError) as error:

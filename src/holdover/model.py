@@ -5,7 +5,7 @@ A process is (pid, start time), a file is (device, inode), a build is an ELF bui
 program's own stamp: identity is never a name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -97,6 +97,8 @@ class Process:
     executable_file: FileId
     replaced: bool
     """The file at `executable` is no longer the one that runs."""
+    look_alike: bool = field(default=False, kw_only=True)
+    """And what is there now is another build with the same stamp."""
     build: Build
     chosen: tuple[Path, ...] = ()
     """Directories that its environment names for modules, the one that counts first."""

@@ -26,7 +26,8 @@ class Mount:
 
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
     """Parse /proc/PID/mountinfo; raises `MalformedError` for a line that is none."""
-    return tuple(_parse_line(line) for line in text.splitlines())
+    # only a newline ends a line: names hold whatever else str.splitlines() takes for one
+    return tuple(_parse_line(line) for line in text.removesuffix("\n").split("\n") if text)
 
 
 def _parse_line(line: str) -> Mount:

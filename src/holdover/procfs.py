@@ -49,7 +49,8 @@ class Stat:
 
 def parse_maps(text: str) -> tuple[Mapping, ...]:
     """Parse /proc/PID/maps; raises `MalformedError` for a line that is none."""
-    return tuple(_parse_mapping(line) for line in text.splitlines())
+    # only a newline ends a line: names hold whatever else str.splitlines() takes for one
+    return tuple(_parse_mapping(line) for line in text.removesuffix("\n").split("\n") if text)
 
 
 def _parse_mapping(line: str) -> Mapping:

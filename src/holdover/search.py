@@ -57,4 +57,9 @@ def _prospect(name: str, item: Item, found: Module | None, held: frozenset[str] 
         return Prospect(name, "blocked", "not held for its build: refused without harm")
     if found is not None and found.stamp == item.process.build.stamp:
         return Prospect(name, "loads")
-    return Prospect(name, "blocked", "the file on disk is of another build")
+    where = (
+        "there is no such file any more"
+        if found is None
+        else "the file on disk is of another build"
+    )
+    return Prospect(name, "blocked", where)

@@ -27,11 +27,11 @@ import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from holdover import linux
 from holdover.errors import BusyError, DamagedError, StoreError, UntrustedError
@@ -41,6 +41,7 @@ __all__ = ["Store", "Staging"]
 
 SCHEMA = "holdover.snapshot/1"
 _LOCK_POLL = 0.02  # seconds
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Store:
         with _store_errors("clean the store"):
             for left in self._staging.iterdir():
                 shutil.rmtree(left)
+            for half_written in (*self._manifests.glob(".*.new"), *self._leases.glob(".*.new")):
+                half_written.unlink()
             committed = {path.stem for path in self._manifests.glob("*.json")}
             for view in self.views.iterdir():
                 if view.name not in committed:
@@ -126,19 +129,22 @@ class Store:
         try:
             yield Staging(directory)
         finally:
-            if directory.exists():
-                shutil.rmtree(directory)
+            # what cannot be removed now goes with the next sweep, and must not hide the error
+            shutil.rmtree(directory, ignore_errors=True)
 
     def commit(self, staging: "Staging", snapshot: Snapshot) -> Snapshot:
-        """Make the view and its manifest appear; one that is already there is kept.
+        """Make the view and its manifest appear; a sound one that is already there is kept.
 
         Order: the view is complete on disk, it moves to its place, its manifest does. The
         manifest's rename is the commit point.
         """
-        if (self._manifests / f"{snapshot.id}.json").exists():
+        old = next((h for h in self.holdings() if h.snapshot.id == snapshot.id), None)
+        if old is not None and not (old.damage or self.damage(old)):
             return snapshot
         with _store_errors("commit a snapshot"):
             _sync(staging.directory)
+            if old is not None and old.view_file is not None:
+                old.view.rename(staging.directory.with_name(f"{staging.directory.name}.damaged"))
             staging.directory.rename(self.views / snapshot.id)
             _sync(self.views)
             text = json.dumps({"schema": SCHEMA} | asdict(snapshot), indent=1)
@@ -150,7 +156,8 @@ class Store:
         with _store_errors("remove a snapshot"):
             (self._manifests / f"{snapshot_id}.json").unlink()
             _sync(self._manifests)
-            shutil.rmtree(self.views / snapshot_id)
+            with suppress(FileNotFoundError):  # somebody was there before
+                shutil.rmtree(self.views / snapshot_id)
 
     # -- leases --------------------------------------------------------------------------------
 
@@ -165,8 +172,7 @@ class Store:
     def leases(self) -> tuple[Lease, ...]:
         """All leases, of the living and the dead."""
         with _store_errors("read the leases"):
-            found = sorted(self._leases.glob("[0-9]*")) if self._leases.exists() else []
-            return tuple(_parse_lease(path) for path in found)
+            return tuple(_read_all(_parse_lease, self._leases, "[0-9]*"))
 
     def _lease_path(self, lease: Lease) -> Path:
         return self._leases / f"{lease.process}-{lease.snapshot}"
@@ -176,8 +182,7 @@ class Store:
     def holdings(self) -> tuple[Holding, ...]:
         """All snapshots with their present condition, oldest first."""
         with _store_errors("read the store"):
-            manifests = self._manifests.glob("*.json") if self._manifests.exists() else ()
-            found = [self._holding(path) for path in manifests]
+            found = _read_all(self._holding, self._manifests, "[!.]*.json")
         return tuple(sorted(found, key=lambda holding: holding.snapshot.created))
 
     def _holding(self, manifest: Path) -> Holding:
@@ -201,22 +206,27 @@ class Store:
 
     def bytes_held(self, holdings: tuple[Holding, ...]) -> dict[str, int]:
         """For each snapshot the bytes on disk that nothing outside the store holds any more."""
-        files = {h.snapshot.id: _inodes(h) for h in holdings}
-        links = Counter(inode for found in files.values() for inode in found)
-        return {
-            snapshot: sum(
-                stat.st_blocks * 512
-                for inode, stat in found.items()
-                if stat.st_nlink == links[inode]
-            )
-            for snapshot, found in files.items()
-        }
+        with _store_errors("read the store"):
+            files = {h.snapshot.id: _stats(h) for h in holdings}
+        links = Counter(found.st_ino for stats in files.values() for found in stats)
+        return {snapshot: _bytes_only_in(stats, links) for snapshot, stats in files.items()}
+
+    def bytes_freed_without(self, holdings: Collection[Holding]) -> int:
+        """Bytes on disk that go when all of these go at once."""
+        with _store_errors("read the store"):
+            stats = [found for holding in holdings for found in _stats(holding)]
+        return _bytes_only_in(stats, Counter(found.st_ino for found in stats))
 
 
-def _inodes(holding: Holding) -> dict[int, os.stat_result]:
+def _stats(holding: Holding) -> list[os.stat_result]:
     paths = (holding.view / held.path for held in holding.snapshot.files)
-    stats = [path.stat() for path in paths if path.exists()]
-    return {found.st_ino: found for found in stats}
+    return [path.stat() for path in paths if path.exists()]
+
+
+def _bytes_only_in(stats: list[os.stat_result], links: Counter[int]) -> int:
+    """Size of those files that have no more names than were counted in `links`."""
+    files = {found.st_ino: found for found in stats if found.st_nlink == links[found.st_ino]}
+    return sum(found.st_blocks * 512 for found in files.values())
 
 
 @dataclass(frozen=True)
@@ -232,10 +242,10 @@ class Staging:
         """
         target = self.directory / name
         with _store_errors(f"hold {origin}"):
+            _check_holdable(origin, origin.lstat())
             how = _hold(origin, target)
-            found = target.stat()
-            if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
-                raise StoreError(f"{origin} is set-id or no regular file: it is never held")
+            found = target.lstat()
+            _check_holdable(origin, found)  # it may have been replaced meanwhile
             digest = file_digest(target)
             return HeldFile(name, str(origin), found.st_size, found.st_mtime_ns, digest, how)
 
@@ -250,6 +260,11 @@ class Staging:
                     first = path
                 else:
                     path.hardlink_to(first)
+
+
+def _check_holdable(origin: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        raise StoreError(f"{origin} is set-id or no regular file: it is never held")
 
 
 def file_digest(path: Path) -> str:
@@ -301,6 +316,15 @@ def _take(lock: int, deadline: float) -> None:
                     "another holdover is at work", hint="try again when it has finished"
                 ) from None
             time.sleep(_LOCK_POLL)
+
+
+def _read_all(read: Callable[[Path], T], directory: Path, pattern: str) -> list[T]:
+    """What is there; readers take no lock, so a file may go while they look."""
+    found = []
+    for path in sorted(directory.glob(pattern)):
+        with suppress(FileNotFoundError):
+            found.append(read(path))
+    return found
 
 
 def _write_atomically(path: Path, text: str) -> None:

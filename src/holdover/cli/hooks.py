@@ -5,6 +5,7 @@ The guest first, the upgrade second, holdover last: a hook always exits 0, withi
 says on stderr what it did not do. The shell around it serves the case that it cannot even start.
 """
 
+import re
 import shlex
 import shutil
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from holdover.cli.text import printable
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
 from holdover.model import Outcome, ProcessId, Result
 from holdover.packages import apt
@@ -27,6 +29,7 @@ MARKER = Path("/run/holdover/transaction")
 """Exists while a transaction that touches a program is under way; the shell guard looks at it."""
 _MAX_INPUT = 64 * 1024 * 1024
 _INSTALLED = Path("/usr/bin/holdover")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+:-]+")  # neither the shell nor apt reads it otherwise
 
 
 def run_hook(words: Sequence[str]) -> int:
@@ -53,7 +56,7 @@ def _give_up(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _complain(text: str) -> None:
-    print(f"holdover: {text}", file=sys.stderr)
+    print(f"holdover: {printable(text)}", file=sys.stderr)
     print(
         "holdover: the transaction goes on; `holdover status` shows who is at risk", file=sys.stderr
     )
@@ -115,19 +118,17 @@ def after_transaction() -> str:
     from holdover.steps.plan import Aim
 
     holdover = Holdover()
-    transaction = _parse_marker(MARKER.read_text()) if MARKER.exists() else None
+    transaction = _parse_marker(MARKER.read_bytes()) if MARKER.exists() else None
     MARKER.unlink(missing_ok=True)
     result = holdover.carry_out(Aim.CATCH_UP)
     holdover.collect(transaction=transaction)
     return _summary(result)
 
 
-def _parse_marker(text: str) -> ProcessId | None:
+def _parse_marker(content: bytes) -> ProcessId | None:
     """The package manager's process; None, and its leases last as long as it does."""
-    words = text.split()
-    if len(words) != 2 or not all(word.isdecimal() for word in words):
-        return None
-    return ProcessId(int(words[0]), int(words[1]))
+    found = re.fullmatch(rb"([0-9]{1,19}) ([0-9]{1,19})\n", content)
+    return ProcessId(int(found[1]), int(found[2])) if found else None
 
 
 def _summary(result: Result) -> str:
@@ -145,7 +146,7 @@ def _summary(result: Result) -> str:
 
 def _name(outcome: Outcome) -> str:
     process = outcome.process
-    return f"{process.name or process.executable.name} ({process.id.pid})"
+    return f"{printable(process.name or process.executable.name)} ({process.id.pid})"
 
 
 # -- the hook files ----------------------------------------------------------------------------
@@ -153,9 +154,12 @@ def _name(outcome: Outcome) -> str:
 
 def hook_text(command: Path) -> str:
     """apt's configuration. The first word of a hook's command is the key of its options."""
-    word = f"holdover={shlex.quote(str(command))};"
-    if any(character in word for character in '"\\\n'):
-        raise UsageError(f"{command} cannot be written into apt's configuration")
+    if not _PLAIN_PATH.fullmatch(str(command)):
+        raise UsageError(
+            f"{command} cannot be written into apt's configuration",
+            hint="install holdover at a path of letters, digits and ./_+:-",
+        )
+    word = f"holdover={command};"
     before = _guarded("hook apt before $PPID")
     after = f"test ! -e {MARKER} || {_guarded('hook apt after')}"
     return f"""\

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from holdover.cli.text import printable
 from holdover.flow import Progress
+from holdover.model import Process, State
 
-__all__ = ["print_json", "print_table", "progress", "COLOURS", "human_bytes"]
+__all__ = ["print_json", "print_table", "process_columns", "progress", "COLOURS", "human_bytes"]
 
 COLOURS = {
     "current": "green",
@@ -43,11 +45,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
 
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else _WIDE, highlight=False)
-    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=column != columns[-1], overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
+        table.add_row(*(Text(printable(cell), style=COLOURS.get(cell, "")) for cell in row))
+    if title:
+        print(title)
     with console.capture() as capture:
         console.print(table)
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
@@ -63,6 +67,11 @@ def progress(*, wanted: bool) -> Iterator[Progress]:
 
     with Console(stderr=True).status("starting") as status:
         yield lambda text: status.update(text)
+
+
+def process_columns(process: Process, state: State) -> tuple[str, str, str]:
+    """What each table of processes begins with: PID, NAME, STATE."""
+    return str(process.id.pid), process.name or process.executable.name, str(state)
 
 
 def human_bytes(count: int) -> str:

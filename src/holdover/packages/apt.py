@@ -16,7 +16,8 @@ __all__ = ["Change", "parse_changes", "changed_files", "names_any", "HOOK_PATH"]
 
 HOOK_PATH = Path("/etc/apt/apt.conf.d/90holdover")
 DPKG_INFO = Path("/var/lib/dpkg/info")
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,200}")
+_ARCHITECTURE = re.compile(r"[a-z0-9-]{1,50}")
 _MAX_LINE = 65536
 
 
@@ -40,6 +41,8 @@ def parse_changes(lines: Iterable[str]) -> tuple[Change, ...]:
     for line in iterator:  # apt's configuration, up to a blank line
         if not line.strip():
             break
+    else:
+        raise UsageError("apt's list is cut off")
     return tuple(_parse_all(iterator))
 
 
@@ -51,7 +54,10 @@ def _parse_all(lines: Iterator[str]) -> Iterator[Change]:
         name, old_version, old_architecture, *_, new_architecture, _, path = fields
         if path == "**CONFIGURE**":
             continue
-        yield Change(name, old_architecture if old_version != "-" else new_architecture)
+        architecture = old_architecture if old_version != "-" else new_architecture
+        if not _ARCHITECTURE.fullmatch(architecture):
+            raise UsageError(f"a line of apt's list makes no sense: {line[:200]!r}")
+        yield Change(name, architecture)
 
 
 def changed_files(changes: Iterable[Change], info: Path = DPKG_INFO) -> frozenset[Path]:
@@ -61,7 +67,8 @@ def changed_files(changes: Iterable[Change], info: Path = DPKG_INFO) -> frozense
         for name in (change.package, f"{change.package}:{change.architecture}"):
             listing = info / f"{name}.list"
             if listing.exists():
-                found |= {Path(line) for line in listing.read_text(errors="replace").splitlines()}
+                text = listing.read_text("utf-8", "surrogateescape")
+                found |= {Path(line) for line in text.split("\n") if line}
     return frozenset(found)
 
 

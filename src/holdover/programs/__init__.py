@@ -60,20 +60,35 @@ def parse_program(text: str) -> Program:
             raise MalformedError(f"a program definition of schema {data['schema']!r}")
         build = data["build"]
         return Program(
-            name=data["name"],
-            executable=re.compile(data["executable"]),
-            installed=tuple(data["installed"]),
-            packages=tuple(data["packages"]),
-            variable=data["variable"],
-            guest=_bytes_pattern(data["guest"]),
-            stamp=_bytes_pattern(build["stamp"]),
-            version=_bytes_pattern(build["version"]),
-            directory=_bytes_pattern(build["directory"]),
-            modules=_bytes_pattern(build["modules"]),
+            name=_text(data["name"]),
+            executable=re.compile(_text(data["executable"])),
+            installed=_texts(data["installed"]),
+            packages=_texts(data["packages"]),
+            variable=_text(data["variable"]),
+            guest=_pattern(data["guest"], groups=1),
+            stamp=_pattern(build["stamp"]),
+            version=_pattern(build["version"], groups=1),
+            directory=_pattern(build["directory"], groups=1),
+            modules=_pattern(build["modules"], groups=1),
         )
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, re.error) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise MalformedError(f"a program definition makes no sense: {error!r}") from error
 
 
-def _bytes_pattern(text: str) -> re.Pattern[bytes]:
-    return re.compile(text.encode())
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return tuple(_text(entry) for entry in value)
+
+
+def _pattern(value: object, *, groups: int = 0) -> re.Pattern[bytes]:
+    pattern = re.compile(_text(value).encode())
+    if pattern.groups < groups:
+        raise ValueError(f"{value!r} has no group")
+    return pattern

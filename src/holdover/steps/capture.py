@@ -7,7 +7,7 @@ from pathlib import Path
 
 from holdover.builds import read_module_names, read_module_stamp
 from holdover.errors import DamagedError, VanishedError
-from holdover.model import Build, Capture, HeldFile, Snapshot
+from holdover.model import Capture, HeldFile, Snapshot
 from holdover.programs import Program
 from holdover.store import Staging, Store
 
@@ -41,7 +41,7 @@ def _decoys(wanted: Capture, program: Program) -> tuple[str, ...]:
 
 def _hold(staging: Staging, wanted: Capture, name: str, origin: Path, program: Program) -> HeldFile:
     """Hold one module, and look at what was held, not at what lay there a moment before."""
-    held = staging.hold(f"{name}.so", origin)
+    held = staging.hold(f"{name}.so", origin.resolve())  # an alias is held as what it leads to
     with (staging.directory / held.path).open("rb") as file:
         if read_module_stamp(file, program) != wanted.build.stamp:
             raise DamagedError(
@@ -54,7 +54,7 @@ def _hold(staging: Staging, wanted: Capture, name: str, origin: Path, program: P
 def _describe(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[str, ...]) -> Snapshot:
     build = wanted.build
     return Snapshot(
-        id=f"{build.program}-{_content_digest(build, files, decoys)[:12]}",
+        id=f"{build.program}-{_content_digest(wanted, files, decoys)[:12]}",
         purpose=wanted.purpose,
         program=build.program,
         build_id=build.build_id,
@@ -66,9 +66,9 @@ def _describe(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[str, .
     )
 
 
-def _content_digest(build: Build, files: tuple[HeldFile, ...], decoys: tuple[str, ...]) -> str:
-    """The same content of the same build is the same snapshot."""
-    digest = hashlib.sha256(build.build_id.encode())
+def _content_digest(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[str, ...]) -> str:
+    """The same content of the same build for the same purpose is the same snapshot."""
+    digest = hashlib.sha256(f"{wanted.build.build_id} {wanted.purpose}".encode())
     for part in (*(f"{held.path} {held.sha256}" for held in files), *decoys):
         digest.update(b"\n" + part.encode())
     return digest.hexdigest()

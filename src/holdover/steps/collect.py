@@ -35,7 +35,7 @@ def collect(
     unused = [h for h in holdings if h.snapshot.id not in leased and not _seen(h, scan)]
     if scan.unreadable and unused:
         return Collection((), (), 0, f"{len(scan.unreadable)} processes could not be read")
-    freed = sum(store.bytes_held(holdings)[h.snapshot.id] for h in unused)
+    freed = store.bytes_freed_without(unused)
     if not dry_run:
         for holding in unused:
             store.remove(holding.snapshot.id)

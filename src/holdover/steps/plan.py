@@ -7,6 +7,7 @@ stamp is suspicious (two package builds of one source), and nothing is captured 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from holdover.model import (
 from holdover.search import directories, first_found
 
 __all__ = ["Aim", "plan", "always"]
+
+_LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
 
 Touches = Callable[[Path], bool]
 """Whether a pending change of files concerns the file or what is in the directory."""
@@ -102,9 +105,14 @@ class _Decision:
             if process.chosen[:1] == (holding.view,):
                 return Delivery.ENVIRONMENT, holding
         for holding in self.holdings:
-            if holding.view_file is not None and holding.view_file == process.covered_by:
+            covered = holding.view_file is not None and holding.view_file == process.covered_by
+            if covered and not self._looks_elsewhere_first(process):
                 return Delivery.MOUNT, holding
         return None
+
+    def _looks_elsewhere_first(self, process: Process) -> bool:
+        """In a directory that somebody else chose: then covering the usual one is no use."""
+        return self._directories(process) != process.build.directories
 
     def _state_without(self, process: Process) -> tuple[State, str]:
         modules = first_found(self.scan.modules, self._directories(process))
@@ -120,8 +128,8 @@ class _Decision:
             )
         if process.replaced and not modules:
             return State.AT_RISK, "its modules are gone from disk"
-        if process.replaced:
-            return State.CURRENT, "its executable was replaced by one with the same stamp"
+        if process.look_alike:
+            return State.CURRENT, _LOOK_ALIKE
         if not modules:
             return State.CURRENT, "no modules are installed"
         return State.CURRENT, "the modules on disk are its own"
@@ -137,6 +145,8 @@ class _Decision:
                 if item.process.build.stamp is None:
                     return False
                 return any(map(touches, (item.process.executable, *item.process.build.directories)))
+            case Aim.PROTECT, State.UNSUPPORTED:
+                return touches(item.process.executable)
             case Aim.CATCH_UP, State.AT_RISK | State.DEFUSED:
                 return True
             case Aim.DEFUSE, State.AT_RISK:
@@ -146,24 +156,20 @@ class _Decision:
 
     def remedy(self, item: Item) -> Item:
         process = item.process
-        source, problem = self._source(process)
+        if item.state is State.UNSUPPORTED:
+            return replace(item, problem="nothing can be done for it")
+        source, problem = self._source(item)
         if item.state is State.DEFUSED and not source:
             return item  # it stays as it is until its files turn up
         delivery, no_delivery = self._delivery(process)
         problem = problem or no_delivery
-        return Item(
-            process=process,
-            state=item.state,
-            reason=item.reason,
-            delivery=item.delivery,
-            snapshot=item.snapshot,
-            deliver=None if problem else delivery,
-            source="" if problem else source,
-            problem=problem,
-        )
+        if problem:
+            return replace(item, problem=problem)
+        return replace(item, deliver=delivery, source=source)
 
-    def _source(self, process: Process) -> tuple[str | Capture, str]:
+    def _source(self, item: Item) -> tuple[str | Capture, str]:
         """The snapshot for a process, or how to take it, or why there is none."""
+        process = item.process
         executable = Path(f"/proc/{process.id.pid}/exe")
         if self.aim is Aim.DEFUSE:
             reason = f"a late load of {_label(process)} must not kill it"
@@ -172,17 +178,13 @@ class _Decision:
         own = self._own_modules(process.build, self._directories(process))
         if held is not None and (process.replaced or own.keys() <= held.snapshot.modules):
             return held.snapshot.id, ""
-        if process.replaced and not own:
+        if held is None and not own and item.state is not State.CURRENT:
             return "", (
-                "its build was replaced before it was protected; "
+                "its modules were replaced before it was protected; "
                 f"`holdover defuse {process.id.pid}` keeps a late load from killing it"
             )
-        if process.replaced and self._successor_is_look_alike(process):
-            return (
-                "",
-                "its executable was replaced by another build with the same stamp: "
-                "whose modules are on disk cannot be told",
-            )
+        if process.look_alike:
+            return "", f"{_LOOK_ALIKE}: whose modules are on disk cannot be told"
         if held is not None:
             own = {name: held.view / f"{name}.so" for name in held.snapshot.modules} | own
         reason = f"needed by {_label(process)}"
@@ -203,25 +205,19 @@ class _Decision:
         own = [module for module in self.scan.modules if module.stamp == build.stamp]
         return {name: module.path for name, module in first_found(own, where).items()}
 
-    def _successor_is_look_alike(self, process: Process) -> bool:
-        """Another build with the same stamp; the same build installed again is no stranger."""
-        return any(
-            installed.path == process.executable
-            and installed.build.stamp == process.build.stamp
-            and installed.build.build_id != process.build.build_id
-            for installed in self.scan.installed
-        )
-
     def _delivery(self, process: Process) -> tuple[Delivery | None, str]:
         """The first delivery that is allowed and possible, or why there is none."""
         obstacles = {
             Delivery.ENVIRONMENT: process.no_environment,
             Delivery.MOUNT: process.no_mount,
         }
+        if self._looks_elsewhere_first(process):
+            obstacles[Delivery.MOUNT] = f"it looks in {process.chosen[0]} first"
         for delivery in self.deliveries:
             if not obstacles[delivery]:
                 return delivery, ""
-        return None, "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
+        refused = "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
+        return None, refused or "no delivery is allowed"
 
     def captures(self, touches: Touches) -> list[Capture]:
         """Installed builds that are about to be replaced: one may start while that happens."""

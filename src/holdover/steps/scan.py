@@ -116,16 +116,25 @@ class _Look:
                 self.foreign += 1
                 return
             unsupported = "it has changed its root directory, from where it cannot see the store"
+        build, in_place = self._build(pid, file, program), _file_id(path)
         process = Process(
             id=identity,
             name=program.guest_name(self._command_line(pid)),
             executable=path,
             executable_file=file,
-            replaced=_file_id(path) != file,
-            build=self._build(pid, file, program),
+            replaced=in_place != file,
+            look_alike=self._is_look_alike(path, in_place, build, program),
+            build=build,
             unsupported=unsupported,
         )
         self.processes.append(self._with_details(process, program))
+
+    def _is_look_alike(
+        self, path: Path, identity: FileId | None, build: Build, program: Program
+    ) -> bool:
+        """Stamps do not tell the build of the file at `path` from `build`, its build-id does."""
+        there = self._installed_build(path, identity, program) if identity else None
+        return there is not None and there.stamp == build.stamp and there.build_id != build.build_id
 
     def _changed_its_root(self, pid: int, executable: Path) -> bool:
         """Whether it was started in this system: then its executable is outside its root."""

@@ -6,17 +6,20 @@ where nothing looks, and one aligned store to `environ` publishes them. The live
 touched, so a reader sees the old environment or the new one.
 
 What the process sets itself between our look and our store would be lost, so the look is repeated
-right before the store. Strings that the process replaced stay valid: libc never frees them.
+right before the store, and the old array is looked at once more after it: what the process did
+there in between is carried over. Strings that it replaced stay valid: glibc never frees them.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from holdover.environ import (
+    MARK,
     Half,
     LiveEnvironment,
+    changed_since,
     entry_values,
     find_half,
     layout,
@@ -32,13 +35,16 @@ from holdover.procfs import ProcFs
 __all__ = ["deliver", "release"]
 
 _ATTEMPTS = 3
+_Change = tuple[frozenset[int], tuple[int, ...]]
 
 
 def deliver(proc: ProcFs, process: Process, variable: str, view: Path) -> None:
     """Make `variable` name `view`, before any other value that it has.
 
     Raises `VanishedError` if it is no longer that process, `UnsupportedError` if there is no room
-    or no environment, `RefusedError` if the write cannot be done safely now. Nothing is half done.
+    or no environment, `RefusedError` if the write cannot be done safely now, `MalformedError` if
+    its environment makes no sense, `UnreadableError` if its memory cannot be opened or written.
+    Nothing is half done: the one store that publishes comes last.
     """
     with _same_process(proc, process) as memory:
         _publish(proc, process, memory, variable, view)
@@ -55,8 +61,10 @@ def _same_process(proc: ProcFs, process: Process) -> Iterator[Memory]:
     """Its memory, opened before the check: whatever comes after cannot reach a successor."""
     with Memory(proc, process.id.pid, writable=True) as memory:
         _check_identity(proc, process)
-        yield memory
-        _check_identity(proc, process)
+        try:
+            yield memory
+        finally:
+            _check_identity(proc, process)  # one that is gone explains whatever went wrong
 
 
 def _check_identity(proc: ProcFs, process: Process) -> None:
@@ -71,21 +79,32 @@ def _publish(
     proc: ProcFs, process: Process, memory: Memory, variable: str, view: Path | None
 ) -> None:
     pid = process.id.pid
+    missed: _Change | None = None
     for _ in range(_ATTEMPTS):
         live = read_environment(proc, pid, memory)
         ours = our_entries(proc, pid, memory, live)
-        if view is None and not ours:
+        if view is None and not ours and missed is None:
             return
-        others = tuple(entry for entry in live.entries if entry not in ours)
+        others = _merge([entry for entry in live.entries if entry not in ours], missed)
         half, image = _compose(proc, pid, memory, live, others, variable, view)
-        memory.write(half.area, b"holdover")
+        memory.write(half.area, MARK)
         memory.write(half.start, image)
         if read_environment(proc, pid, memory) != live:
             continue  # the process changed its environment meanwhile; look again
         memory.write_pointer(live.pointer, half.start)
-        _read_back(proc, pid, memory, variable, view)
-        return
+        missed = changed_since(memory, live)
+        if missed is None:
+            _read_back(proc, pid, memory, variable, view)
+            return
     raise RefusedError(f"process {pid} keeps changing its environment", hint="try again")
+
+
+def _merge(entries: list[int], missed: _Change | None) -> tuple[int, ...]:
+    """With what the process did to the old array between our last look and our store."""
+    if missed is None:
+        return tuple(entries)
+    removed, added = missed
+    return tuple(entry for entry in entries if entry not in removed) + added
 
 
 def _compose(
@@ -100,17 +119,25 @@ def _compose(
     """Where the new array goes, and its bytes; our entry first, so that getenv finds it first."""
     string = b"" if view is None else os.fsencode(f"{variable}={view}") + b"\0"
     half, used_before = find_half(proc, pid, memory, live, room_needed(live, variable, str(view)))
-    if used_before and _is_stopped(proc, pid):
-        # a thread that was stopped in getenv may still be walking what lies there
+    if used_before and _is_halted(proc, pid):
+        # it may have been halted in getenv, while it walked what lies there
         raise RefusedError(
-            f"process {pid} is stopped or being debugged, and had a delivery before",
+            f"process {pid} had a delivery before, and is halted in the middle of its code",
             hint="try again when it runs",
         )
     return half, layout(half, others, string)
 
 
-def _is_stopped(proc: ProcFs, pid: int) -> bool:
-    return any(proc.stat(thread).state in "Tt" for thread in proc.threads(pid))
+def _is_halted(proc: ProcFs, pid: int) -> bool:
+    """Whether a thread does not run and is in no system call: stopped, debugged or frozen there.
+
+    Source: proc_pid_syscall(5).
+    """
+    for thread in proc.threads(pid):
+        with suppress(VanishedError):  # a thread that ended
+            if proc.read(pid, f"task/{thread}/syscall").startswith("-1"):
+                return True
+    return False
 
 
 def _read_back(proc: ProcFs, pid: int, memory: Memory, variable: str, view: Path | None) -> None:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as `holdover --help` shows it; `module` is the file that serves a command."""
+
+import argparse
+from typing import Any
+
+from holdover import __version__
+
+__all__ = ["build_parser"]
+
+Commands = Any  # argparse does not name the type of what add_subparsers() returns
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    parser = argparse.ArgumentParser(
+        prog="holdover",
+        description="Keep late loading working in processes that outlive their package.",
+    )
+    parser.add_argument("--version", action="version", version=f"holdover {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_processes(commands)
+    _add_snapshots(commands)
+    _add_machine(commands)
+    commands.add_parser("hook", help="what package managers call; see `holdover enable`")
+    return parser
+
+
+def _add(commands: Commands, module: str, name: str, text: str) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    added.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    added.set_defaults(module=module)
+    return added
+
+
+def _add_processes(commands: Commands) -> None:
+    text = "show every process that loads late, and whether it still can"
+    status = _add(commands, "status", "status", text)
+    status.add_argument("pid", nargs="*", type=_pid, help="only these processes")
+    status.add_argument("-v", "--verbose", action="store_true", help="show each module as well")
+
+    text = "hold the modules of live processes, and make these find them"
+    protect = _add(commands, "protect", "protect", text)
+    protect.add_argument("pid", nargs="*", type=_pid, help="only these processes")
+    protect.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
+    protect.add_argument("--delivery", choices=["environment", "mount"], help="use only this one")
+
+    release = _add(commands, "protect", "release", "take a delivery back")
+    release.add_argument("pid", type=_pid)
+    release.add_argument("--force", action="store_true", help="even if a late load may kill it")
+
+    text = "make a process that cannot be protected refuse late loads and live"
+    defuse = _add(commands, "protect", "defuse", text)
+    defuse.add_argument("pid", nargs="+", type=_pid)
+    defuse.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
+
+
+def _add_snapshots(commands: Commands) -> None:
+    text = "show what is held, for whom, and how many bytes only that keeps"
+    _add(commands, "snapshots", "list", text)
+    text = "show one snapshot, file by file, and read it all to verify it"
+    show = _add(commands, "snapshots", "show", text)
+    show.add_argument("id", help="as `holdover list` shows it; a unique beginning is enough")
+    gc = _add(commands, "snapshots", "gc", "remove what no live process needs")
+    gc.add_argument("--dry-run", action="store_true", help="say what would go")
+
+
+def _add_machine(commands: Commands) -> None:
+    text = "try what holdover needs on this machine, and say what to change"
+    _add(commands, "machine", "doctor", text)
+    _add(commands, "machine", "enable", "install the package manager hooks")
+    _add(commands, "machine", "disable", "remove the package manager hooks")
+    text = "tell the whole story on throwaway guests in a throwaway root"
+    demo = _add(commands, "machine", "demo", text)
+    demo.add_argument("--cache", help="where to keep the throwaway root's packages between runs")
+
+
+def _pid(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:20]) <= _PID_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no process number")
+    return int(text)
+
+
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT of <linux/threads.h>

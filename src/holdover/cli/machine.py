@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`holdover doctor`, `enable`, `disable` and `demo`: the machine rather than its guests."""
+
+import sys
+from argparse import Namespace
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+
+from holdover.cli.output import print_json, print_table
+from holdover.flow import Holdover
+
+__all__ = ["run_doctor", "run_enable", "run_disable", "run_demo"]
+
+
+def run_doctor(options: Namespace) -> int:
+    from holdover.cli.doctor import examine
+
+    checks = examine(Holdover())
+    if options.json:
+        print_json({"schema": "holdover.doctor/1", "checks": [asdict(c) for c in checks]})
+    else:
+        rows = [(c.name, "ok" if c.ok else "failed", c.detail) for c in checks]
+        print_table(("CHECK", "RESULT", "DETAIL"), rows)
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def run_enable(options: Namespace) -> int:
+    from holdover.cli.hooks import enable
+
+    return _show_hook_change(enable(), as_json=options.json)
+
+
+def run_disable(options: Namespace) -> int:
+    from holdover.cli.hooks import disable
+
+    return _show_hook_change(disable(), as_json=options.json)
+
+
+def _show_hook_change(changes: list[tuple[Path, str]], *, as_json: bool) -> int:
+    if as_json:
+        entries = [{"path": str(path), "change": change} for path, change in changes]
+        print_json({"schema": "holdover.hooks/1", "files": entries})
+    else:
+        for path, change in changes:
+            print(f"{path}: {change}")
+    return 0
+
+
+def run_demo(options: Namespace) -> int:
+    from holdover.demo.story import tell
+
+    # with --json the story goes to stderr, and what came of it to stdout
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        ending = tell(Path(options.cache) if options.cache else None)
+    if options.json:
+        print_json({"schema": "holdover.demo/1"} | asdict(ending))
+    return 1 if ending.broken_promises else 0

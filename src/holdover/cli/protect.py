@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`holdover protect`, `defuse` and `release`: what changes processes."""
+
+from argparse import Namespace
+from dataclasses import asdict
+
+from holdover.cli.output import print_json, print_table, process_columns, progress
+from holdover.cli.unseen import check_found, show_unreadable
+from holdover.flow import Holdover
+from holdover.model import Delivery, Item, Outcome, Plan
+from holdover.steps.plan import Aim
+
+__all__ = ["run_protect", "run_defuse", "run_release"]
+
+
+def run_protect(options: Namespace) -> int:
+    return _carry_out(options, Aim.PROTECT, options.delivery)
+
+
+def run_defuse(options: Namespace) -> int:
+    return _carry_out(options, Aim.DEFUSE, None)
+
+
+def _carry_out(options: Namespace, aim: Aim, delivery: str | None) -> int:
+    with progress(wanted=not options.json) as report:
+        holdover = Holdover(progress=report)
+        if delivery:
+            holdover.deliveries = (Delivery(delivery),)
+        if options.dry_run:
+            planned = holdover.plan(aim, options.pid)
+        else:
+            result = holdover.carry_out(aim, options.pid)
+    if options.dry_run:
+        failed = _show_plan(planned, as_json=options.json)
+        seen, unreadable = [item.process for item in planned.items], planned.unreadable
+    else:
+        failed = _show_outcomes(result.outcomes, as_json=options.json)
+        seen, unreadable = [o.process for o in result.outcomes], result.unreadable
+    check_found(options.pid, [process.id.pid for process in seen], unreadable)
+    return 1 if show_unreadable(unreadable) or failed else 0
+
+
+def _show_plan(planned: Plan, *, as_json: bool) -> bool:
+    """Returns whether something is in the way."""
+    if as_json:
+        print_json({"schema": "holdover.plan/1"} | asdict(planned))
+    else:
+        rows = [
+            (*process_columns(item.process, item.state), _intention(item), item.reason)
+            for item in planned.items
+        ]
+        print_table(("PID", "NAME", "STATE", "WOULD BE", "REASON"), rows)
+    return any(item.problem for item in planned.items)
+
+
+def _intention(item: Item) -> str:
+    if item.problem:
+        return f"left alone: {item.problem}"
+    if item.deliver is None:
+        return "left as it is"
+    if isinstance(item.source, str):
+        return f"pointed at {item.source} by {item.deliver}"
+    return f"pointed at a new snapshot of {len(item.source.modules)} modules by {item.deliver}"
+
+
+def _show_outcomes(outcomes: tuple[Outcome, ...], *, as_json: bool) -> bool:
+    """Returns whether something failed."""
+    if as_json:
+        print_json(
+            {
+                "schema": "holdover.outcomes/1",
+                "processes": [_outcome_json(outcome) for outcome in outcomes],
+            }
+        )
+    elif not outcomes:
+        print("No process that loads modules late is running.")
+    else:
+        rows = [_outcome_row(outcome) for outcome in outcomes]
+        print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
+    return any(outcome.failed for outcome in outcomes)
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, object]:
+    return {
+        "pid": outcome.process.id.pid,
+        "start_time": outcome.process.id.start_time,
+        "name": outcome.process.name,
+        "state": str(outcome.state),
+        "delivery": outcome.delivery and str(outcome.delivery),
+        "snapshot": outcome.snapshot or None,
+        "reason": outcome.reason,
+        "changed": outcome.changed,
+        "failed": outcome.failed,
+    }
+
+
+def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
+    return (
+        *process_columns(outcome.process, outcome.state),
+        str(outcome.delivery or "-"),
+        outcome.snapshot or "-",
+        outcome.reason,
+    )
+
+
+def run_release(options: Namespace) -> int:
+    outcome = Holdover().release(options.pid, force=options.force)
+    _show_outcomes((outcome,), as_json=options.json)
+    return 0

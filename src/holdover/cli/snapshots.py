@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`holdover list`, `show` and `gc`: what is held."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from holdover.cli.output import human_bytes, print_json, print_table
+from holdover.errors import UsageError
+from holdover.flow import Holdover
+from holdover.model import Holding, Lease
+
+__all__ = ["run_list", "run_show", "run_gc"]
+
+
+def run_list(options: Namespace) -> int:
+    holdover = Holdover()
+    holdings, leases = holdover.store.holdings(), _live_leases(holdover)
+    held = holdover.store.bytes_held(holdings)
+    if options.json:
+        entries = [_snapshot_json(h, held[h.snapshot.id], leases) for h in holdings]
+        print_json({"schema": "holdover.list/1", "snapshots": entries})
+    elif not holdings:
+        print("Nothing is held.")
+    else:
+        columns = ("ID", "VERSION", "AGE", "FILES", "ONLY HERE", "WRITTEN", "USED BY")
+        print_table(columns, [_snapshot_row(h, held[h.snapshot.id], leases) for h in holdings])
+    return 0
+
+
+def _live_leases(holdover: Holdover) -> tuple[Lease, ...]:
+    return tuple(
+        lease for lease in holdover.store.leases() if holdover.proc.is_alive(lease.process)
+    )
+
+
+def _snapshot_json(holding: Holding, held: int, leases: tuple[Lease, ...]) -> dict[str, object]:
+    snapshot = holding.snapshot
+    return {
+        "id": snapshot.id,
+        "program": snapshot.program,
+        "build_id": snapshot.build_id,
+        "version": snapshot.version,
+        "created": snapshot.created,
+        "files": len(snapshot.files),
+        "bytes_held": held,
+        "bytes_written": _bytes_written(holding),
+        "pinned": False,
+        "leases": [
+            {"pid": u.process.pid, "start_time": u.process.start_time, "name": u.name}
+            for u in leases
+            if u.snapshot == snapshot.id
+        ],
+    }
+
+
+def _bytes_written(holding: Holding) -> int:
+    return sum(held.size for held in holding.snapshot.files if held.how == "copy")
+
+
+def _snapshot_row(holding: Holding, held: int, leases: tuple[Lease, ...]) -> tuple[str, ...]:
+    snapshot = holding.snapshot
+    users = [u.name or str(u.process.pid) for u in leases if u.snapshot == snapshot.id]
+    return (
+        snapshot.id,
+        snapshot.version or "-",
+        _age(snapshot.created),
+        str(len(snapshot.files)),
+        human_bytes(held),
+        human_bytes(_bytes_written(holding)),
+        ", ".join(users) or "nobody",
+    )
+
+
+def _age(created: str) -> str:
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{max(seconds, 0)} s"
+
+
+def run_show(options: Namespace) -> int:
+    holdover = Holdover()
+    found = [h for h in holdover.store.holdings() if h.snapshot.id.startswith(options.id)]
+    if len(found) != 1:
+        raise UsageError(
+            f"{options.id!r} is the beginning of {len(found)} snapshots, not of one",
+            hint="`holdover list` shows them",
+        )
+    holding, damage = found[0], found[0].damage or holdover.store.damage(found[0])
+    if options.json:
+        shown = {"schema": "holdover.snapshot/1"} | asdict(holding.snapshot)
+        print_json(shown | {"view": str(holding.view), "damage": damage})
+    else:
+        _print_snapshot(holding, damage)
+    return 1 if damage else 0
+
+
+def _print_snapshot(holding: Holding, damage: str) -> None:
+    snapshot = holding.snapshot
+    print_table(
+        ("SNAPSHOT", snapshot.id),
+        [
+            ("program", snapshot.program),
+            ("version", snapshot.version or "-"),
+            ("build-id", snapshot.build_id),
+            ("stamp", snapshot.stamp),
+            ("purpose", str(snapshot.purpose)),
+            ("created", snapshot.created),
+            ("view", str(holding.view)),
+            ("refused names", str(len(snapshot.decoys))),
+            ("verified", damage or "every file is what was captured"),
+        ],
+    )
+    if snapshot.files:
+        print()
+        rows = [(f.path, human_bytes(f.size), f.how, f.origin) for f in snapshot.files]
+        print_table(("FILE", "SIZE", "HOW", "FROM"), rows)
+
+
+def run_gc(options: Namespace) -> int:
+    collected = Holdover().collect(dry_run=options.dry_run)
+    if options.json:
+        print_json({"schema": "holdover.gc/1", "dry_run": options.dry_run} | asdict(collected))
+        return 0
+    if collected.kept_because:
+        print(f"Nothing was removed: {collected.kept_because}.")
+    would = "would be " if options.dry_run else ""
+    for snapshot in collected.snapshots:
+        print(f"{snapshot} {would}removed")
+    freed = human_bytes(collected.bytes_freed)
+    count = len(collected.snapshots)
+    print(f"{count} snapshot{'s'[: count != 1]} {would}removed, {freed} {would}freed.")
+    return 0

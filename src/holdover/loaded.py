@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which ELF objects a process has loaded, and where: as they are mapped, not as names promise.
+
+A file may also be mapped as plain data (profilers do it), and an object may be loaded twice
+(dlmopen, a copy with the same soname). So an object is at a base only if each of its segments is
+mapped there from that very file, and it is taken only if there is no second one.
+
+Source: proc_pid_maps(5), getauxval(3), elf(5), dlmopen(3).
+"""
+
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from holdover.elf import ElfFile, Segment
+from holdover.errors import UnsupportedError
+from holdover.model import FileId
+from holdover.procfs import Mapping, ProcFs
+
+__all__ = ["Loaded", "executable", "libc", "start_up_libraries", "PAGE"]
+
+PAGE = 4096
+_AT_NULL, _AT_ENTRY = 0, 9
+_E_ENTRY = 24  # offset of e_entry in the ELF header
+_LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
+_LOADER = re.compile(r"/ld[-.][^/]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An object in a process; `base` is what was added to its addresses."""
+
+    elf: ElfFile
+    file: FileId
+    base: int
+
+    def address_of(self, symbol: str) -> int | None:
+        """Where the object defines `symbol`, if it does."""
+        found = self.elf.symbol(symbol)
+        return None if found is None else self.base + found.value
+
+
+@contextmanager
+def executable(proc: ProcFs, pid: int, maps: tuple[Mapping, ...]) -> Iterator[Loaded]:
+    """What the process runs; raises `UnsupportedError` if it is not mapped as the kernel does."""
+    with proc.open(pid, "exe") as file:
+        elf = ElfFile(file)
+        entry = _auxiliary(proc, pid).get(_AT_ENTRY)
+        start = int(struct.unpack("<Q", elf.read(_E_ENTRY, 8))[0])
+        mapping = next((m for m in maps if entry and m.start <= entry < m.end), None)
+        if entry is None or mapping is None or entry - start not in _bases(maps, mapping.file, elf):
+            raise UnsupportedError(f"process {pid}: where its executable is loaded cannot be told")
+        yield Loaded(elf, mapping.file, entry - start)
+
+
+@contextmanager
+def libc(proc: ProcFs, pid: int, maps: tuple[Mapping, ...]) -> Iterator[Loaded]:
+    """The one glibc of the process; raises `UnsupportedError` if there is none, or a second."""
+    with ExitStack() as stack:
+        found = [
+            loaded
+            for mapping in _mapped_code(maps)
+            if _LIBC.search(mapping.path)
+            for loaded in stack.enter_context(_objects(proc, pid, maps, mapping))
+            if loaded.elf.soname == "libc.so.6"
+        ]
+        if len(found) != 1:
+            count = "more than one glibc" if found else "no glibc"
+            raise UnsupportedError(f"process {pid} has {count}: its environment was not found")
+        yield found[0]
+
+
+def start_up_libraries(
+    proc: ProcFs, pid: int, maps: tuple[Mapping, ...], needed: tuple[str, ...]
+) -> Iterator[Loaded]:
+    """Libraries that the executable itself needs, hence never unloaded; of doubtful ones none."""
+    with ExitStack() as stack:
+        by_soname: dict[str, list[Loaded]] = defaultdict(list)
+        for mapping in _mapped_code(maps):
+            for loaded in stack.enter_context(_objects(proc, pid, maps, mapping)):
+                by_soname[loaded.elf.soname].append(loaded)
+        for soname in needed:
+            if len(by_soname[soname]) == 1 and not _LOADER.search(f"/{soname}"):
+                yield by_soname[soname][0]
+
+
+def _mapped_code(maps: tuple[Mapping, ...]) -> Iterator[Mapping]:
+    """One mapping of each file that some code is mapped from."""
+    seen = set()
+    for mapping in maps:
+        if mapping.file.inode and "x" in mapping.permissions and mapping.file not in seen:
+            seen.add(mapping.file)
+            yield mapping
+
+
+@contextmanager
+def _objects(
+    proc: ProcFs, pid: int, maps: tuple[Mapping, ...], mapping: Mapping
+) -> Iterator[list[Loaded]]:
+    """The very file that is mapped, replaced or not, at each base where it is loaded."""
+    with proc.open(pid, f"map_files/{mapping.start:x}-{mapping.end:x}") as file:
+        elf = ElfFile(file)
+        yield [Loaded(elf, mapping.file, base) for base in _bases(maps, mapping.file, elf)]
+
+
+def _bases(maps: tuple[Mapping, ...], file: FileId, elf: ElfFile) -> list[int]:
+    """Where every segment of the object is mapped as the loader maps it."""
+    if not elf.loads:
+        return []
+    first = elf.loads[0]
+    starts = [m.start for m in maps if m.file == file and m.offset == _page(first.offset)]
+    bases = [start - _page(first.address) for start in starts]
+    return [b for b in bases if all(_is_mapped(maps, file, b, s) for s in elf.loads if s.file_size)]
+
+
+def _is_mapped(maps: tuple[Mapping, ...], file: FileId, base: int, segment: Segment) -> bool:
+    at = base + _page(segment.address)
+    return any(
+        m.file == file
+        and m.start <= at < m.end
+        and m.offset + at - m.start == _page(segment.offset)
+        and ("x" in m.permissions) == segment.executable
+        for m in maps
+    )
+
+
+def _page(address: int) -> int:
+    return address // PAGE * PAGE
+
+
+def _auxiliary(proc: ProcFs, pid: int) -> dict[int, int]:
+    """What the kernel told the process at its start."""
+    with proc.open(pid, "auxv") as file:
+        data = file.read(PAGE)
+    return dict(struct.iter_unpack("<QQ", data[: len(data) // 16 * 16]))

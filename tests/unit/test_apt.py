@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What apt says it is about to change, protocol version 3."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdover.errors import UsageError
+from holdover.packages.apt import Change, changed_files, names_any, parse_changes
+
+HEAD = ["VERSION 3", "APT::Architecture=amd64", "Dir::Cache=var/cache/apt/", "DPkg=a b c", ""]
+DEB = "/var/cache/apt/archives/qemu.deb"
+UPGRADE = f"qemu-system-x86 1:7.2-7 amd64 foreign < 1:7.2-8 amd64 foreign {DEB}"
+
+
+def changes(*lines: str) -> tuple[Change, ...]:
+    return parse_changes([*HEAD, *lines])
+
+
+# -- parse_changes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        (UPGRADE, Change("qemu-system-x86", "amd64")),
+        (f"qemu 2.0 amd64 none > 1.0 amd64 none {DEB}", Change("qemu", "amd64")),
+        (f"qemu 2.0 amd64 none = 2.0 amd64 none {DEB}", Change("qemu", "amd64")),
+        (f"qemu - - none < 1.0 arm64 none {DEB}", Change("qemu", "arm64")),
+        ("qemu 1.0 amd64 none > - - none **REMOVE**", Change("qemu", "amd64")),
+        (f"libc6 2.36 i386 same < 2.37 i386 same {DEB}", Change("libc6", "i386")),
+        (f"qemu 1.0 amd64 none < 2.0 all none {DEB}", Change("qemu", "amd64")),
+        ("qemu 1 amd64 none < 2 amd64 none /tmp/a b/c d.deb", Change("qemu", "amd64")),
+        (f"libstdc++6 1 amd64 same < 2 amd64 same {DEB}", Change("libstdc++6", "amd64")),
+    ],
+    ids=[
+        "upgrade",
+        "downgrade",
+        "reinstall",
+        "install",
+        "removal",
+        "multi-arch",
+        "architecture changes",
+        "blanks in the path",
+        "plus signs",
+    ],
+)
+def test_a_change_names_package_and_installed_architecture(line: str, change: Change) -> None:
+    assert changes(line) == (change,)
+
+
+def test_a_package_that_is_only_configured_changes_no_file() -> None:
+    configured = "qemu 1.0 amd64 none = 1.0 amd64 none **CONFIGURE**"
+    assert changes(configured, UPGRADE) == (Change("qemu-system-x86", "amd64"),)
+
+
+def test_all_changes_are_read_in_order() -> None:
+    lines = [f"{name}1 1 amd64 none < 2 amd64 none {DEB}" for name in "cab"]
+    assert [change.package for change in changes(*lines)] == ["c1", "a1", "b1"]
+
+
+def test_both_architectures_of_a_package_are_changes() -> None:
+    lines = [f"libc6 1 {arch} same < 2 {arch} same {DEB}" for arch in ("amd64", "i386")]
+    assert changes(*lines) == (Change("libc6", "amd64"), Change("libc6", "i386"))
+
+
+def test_no_packages_are_no_changes() -> None:
+    assert changes() == ()
+
+
+def test_lines_may_end_in_newlines() -> None:
+    assert parse_changes(f"{line}\n" for line in [*HEAD, UPGRADE]) == changes(UPGRADE)
+
+
+@pytest.mark.parametrize(
+    "lines", [[], [""], ["VERSION 2"], ["VERSION 30"], ["/var/cache/apt/archives/qemu.deb"]]
+)
+def test_another_version_is_a_usage_error(lines: list[str]) -> None:
+    with pytest.raises(UsageError, match="VERSION 3"):
+        parse_changes([*lines, "", UPGRADE])
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_list_that_ends_in_the_configuration_is_a_usage_error(length: int) -> None:
+    """It was cut off; what was to follow is not known, and may concern everything."""
+    with pytest.raises(UsageError):
+        parse_changes(HEAD[:length])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        " ",
+        "qemu",
+        UPGRADE.rpartition(" ")[0],
+        " " + UPGRADE,
+        UPGRADE.replace("qemu-system-x86", "../../etc/passwd"),
+        UPGRADE.replace("qemu-system-x86", "q"),
+        UPGRADE.replace("qemu-system-x86", "qemu\n"),
+        UPGRADE.replace(" ", "\t"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_a_usage_error(line: str) -> None:
+    with pytest.raises(UsageError, match="makes no sense"):
+        changes(UPGRADE, line)
+
+
+def test_a_long_line_is_not_repeated_whole() -> None:
+    with pytest.raises(UsageError) as caught:
+        changes("x" * 10**6)
+    assert len(caught.value.message) < 500
+
+
+@given(st.lists(st.text(alphabet="aq1 -<>=*.:/\n\t\x00é", max_size=30)))
+def test_any_lines_are_read_or_a_usage_error(lines: list[str]) -> None:
+    try:
+        changes(*lines)
+    except UsageError:
+        return
+
+
+@given(st.text())
+def test_any_text_is_read_or_a_usage_error(text: str) -> None:
+    try:
+        parse_changes(text.splitlines())
+    except UsageError:
+        return
+
+
+# -- changed_files ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def info(tmp_path: Path) -> Path:
+    (tmp_path / "qemu.list").write_text("/.\n/usr\n/usr/bin\n/usr/bin/kvm\n")
+    (tmp_path / "libc6:amd64.list").write_text("/lib/amd64/libc.so.6\n")
+    (tmp_path / "libc6:i386.list").write_text("/lib/i386/libc.so.6\n")
+    return tmp_path
+
+
+def test_files_are_those_of_the_installed_version(info: Path) -> None:
+    found = changed_files([Change("qemu", "amd64")], info)
+    assert found == {Path("/"), Path("/usr"), Path("/usr/bin"), Path("/usr/bin/kvm")}
+
+
+def test_a_multi_arch_package_owns_the_files_of_its_architecture(info: Path) -> None:
+    assert changed_files([Change("libc6", "i386")], info) == {Path("/lib/i386/libc.so.6")}
+
+
+def test_files_of_all_changes_come_together(info: Path) -> None:
+    found = changed_files([Change("libc6", "i386"), Change("libc6", "amd64")], info)
+    assert len(found) == 2
+
+
+def test_a_package_that_is_not_installed_owns_nothing(info: Path) -> None:
+    assert changed_files([Change("nginx", "amd64")], info) == frozenset()
+
+
+def test_without_dpkg_nothing_is_owned(tmp_path: Path) -> None:
+    assert changed_files([Change("qemu", "amd64")], tmp_path / "missing") == frozenset()
+
+
+def test_a_file_name_may_hold_anything_but_a_newline(info: Path) -> None:
+    (info / "odd.list").write_text("/usr/a\x0bb\n/usr/c\u2028d\n/usr/e\x85f\n")
+    found = changed_files([Change("odd", "all")], info)
+    assert found == {Path("/usr/a\x0bb"), Path("/usr/c\u2028d"), Path("/usr/e\x85f")}
+
+
+def test_a_file_name_that_is_not_utf_8_is_the_files_own(info: Path) -> None:
+    (info / "odd.list").write_bytes(b"/usr/a\xff\n")
+    assert changed_files([Change("odd", "all")], info) == {Path("/usr/a\udcff")}
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "a" * 5000])
+def test_an_absurdly_long_name_owns_nothing_or_is_a_usage_error(info: Path, name: str) -> None:
+    try:
+        found = changed_files(changes(UPGRADE.replace("qemu-system-x86", name)), info)
+    except UsageError:
+        return
+    assert found == frozenset()
+
+
+# -- names_any -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "named"),
+    [
+        ("qemu", True),
+        ("qemu-system-x86", True),
+        ("qemu-block-extra", True),
+        ("qemu-efi-aarch64", False),
+        ("libqemu-system-x86", False),
+    ],
+)
+def test_packages_are_matched_whole(package: str, named: bool) -> None:
+    patterns = ["qemu-system-*", "qemu-block-*", "qemu"]
+    assert names_any([Change("bash", "amd64"), Change(package, "amd64")], patterns) is named
+
+
+def test_nothing_names_nothing() -> None:
+    assert not names_any([], ["*"])
+    assert not names_any([Change("qemu", "amd64")], [])

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: what it takes, what it answers, and with which exit code."""
+
+import importlib
+import json
+import re
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.factories import (
+    OTHER_STAMP,
+    VIEWS,
+    build,
+    held_file,
+    holding,
+    lease,
+    modules,
+    process,
+    scan,
+    snapshot,
+    store_below,
+)
+from unit.schemas import check_list, check_status
+
+from holdover import cli
+from holdover.cli.arguments import build_parser
+from holdover.cli.main import main
+from holdover.cli.snapshots import _bytes_written, _snapshot_json
+from holdover.cli.status import _status_code, _status_json
+from holdover.flow import Holdover
+from holdover.model import Delivery, Item, Purpose, Scan, State, Unreadable
+from holdover.procfs import ProcFs
+from holdover.steps.plan import Aim, plan
+
+BOTH = (Delivery.ENVIRONMENT, Delivery.MOUNT)
+HELD = holding(snapshot("qemu-held", [held_file("block-rbd")]))
+DECOYS = holding(snapshot("qemu-decoys", purpose=Purpose.DEFUSE), inode=902)
+
+
+def parsed(*words: str) -> Namespace:
+    return build_parser().parse_args(words)
+
+
+# -- what it takes -----------------------------------------------------------------------------
+
+COMMANDS = [
+    "status",
+    "status 1 2",
+    "status -v",
+    "protect",
+    "protect 1 --dry-run",
+    "protect --delivery mount",
+    "protect --delivery environment",
+    "release 1",
+    "release 1 --force",
+    "defuse 1",
+    "defuse 1 2 --dry-run",
+    "list",
+    "show qemu-a",
+    "gc",
+    "gc --dry-run",
+    "doctor",
+    "enable",
+    "disable",
+    "demo",
+]
+DESIGNED = {
+    *("status", "protect", "explain", "rehearse", "defuse", "rescue", "preview", "list", "show"),
+    *("pin", "unpin", "release", "gc", "run", "hook", "doctor", "demo"),
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_can_answer_in_json(line: str) -> None:
+    assert parsed(*line.split()).json is False
+    assert parsed(*line.split(), "--json").json is True
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_served(line: str) -> None:
+    options = parsed(*line.split())
+    module = importlib.import_module(f"holdover.cli.{options.module}")
+    assert callable(getattr(module, f"run_{options.command}"))
+
+
+def test_no_command_is_left_out_of_these_tests() -> None:
+    tested = {line.split()[0] for line in COMMANDS}
+    files = Path(str(cli.__file__)).parent.glob("*.py")
+    defined = re.findall(r"^def run_(\w+)", "".join(f.read_text() for f in files), re.MULTILINE)
+    served = set(defined) - {"hook"}
+    assert served == tested
+    assert tested - {"enable", "disable"} <= DESIGNED
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "no-such-command",
+        "status -1",
+        "status 0",
+        "status x",
+        "status 1.5",
+        "status ²",
+        "status --no-such-option",
+        "status --dry-run",
+        "protect --delivery",
+        "protect --delivery preload",
+        "protect --delivery ''",
+        "release",
+        "release 1 2",
+        "release x",
+        "defuse",
+        "defuse x",
+        "show",
+        "show a b",
+        "list 1",
+        "gc 1",
+        "doctor 1",
+        "enable x",
+        "demo --cache",
+        f"status {'9' * 5000}",
+    ],
+)
+def test_line_that_makes_no_sense_is_refused_with_2(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "usage: holdover" in shown.err
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "status --help", "protect --help"])
+def test_question_about_the_command_itself_is_answered(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    assert caught.value.code == 0
+    assert "holdover" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [(), ("apt",), ("apt", "before", "x"), ("yum", "--json")])
+def test_hook_is_never_an_error(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert main(["hook", *words]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no such hook" in shown.err
+    assert "the transaction goes on" in shown.err
+
+
+# -- status ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def holdover(tmp_path: Path) -> Holdover:
+    """One that looks at nothing of this machine."""
+    boot_id = tmp_path / "proc" / "sys/kernel/random/boot_id"
+    boot_id.parent.mkdir(parents=True)
+    boot_id.write_text("b007\n")
+    return Holdover(proc=ProcFs(tmp_path / "proc"), store=store_below(tmp_path))
+
+
+def status(holdover: Holdover, seen: Scan) -> Any:
+    """The answer as it is printed, for what was seen."""
+    items = plan(seen, (HELD, DECOYS), BOTH, VIEWS, Aim.LOOK).items
+    answer = json.loads(json.dumps(_status_json(holdover, seen, items)))
+    check_status(answer)
+    return answer
+
+
+def test_status_of_nothing_has_all_its_keys(holdover: Holdover) -> None:
+    assert status(holdover, scan()) == {
+        "schema": "holdover.status/1",
+        "host": {"boot_id": "b007"},
+        "processes": [],
+        "foreign": 0,
+        "unreadable": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "current"),
+        ({"build": build(stamp=None)}, "current"),
+        ({"chosen": (HELD.view,)}, "protected"),
+        ({"covered_by": HELD.view_file}, "protected"),
+        ({"chosen": (DECOYS.view,)}, "defused"),
+        ({"build": build("bb", OTHER_STAMP)}, "at-risk"),
+        ({"unsupported": "it has changed its root directory"}, "unsupported"),
+        ({"name": '\udcff"\x1b'}, "current"),
+        ({"loaded": frozenset({"block-rbd", "block-gone"})}, "current"),
+    ],
+    ids=str,
+)
+def test_status_of_a_process_in_any_state_has_all_its_keys(
+    holdover: Holdover, changes: dict[str, Any], state: str
+) -> None:
+    seen = scan(process(**changes), modules=modules("block-rbd", "block-curl"))
+    (entry,) = status(holdover, seen)["processes"]
+    assert (entry["pid"], entry["start_time"], entry["state"]) == (4711, 123456, state)
+
+
+def test_status_tells_what_was_not_seen(holdover: Holdover) -> None:
+    seen = replace(scan(unreadable=(Unreadable(7, "no rights"),)), foreign=3)
+    answer = status(holdover, seen)
+    assert answer["foreign"] == 3
+    assert [(entry["pid"], entry["reason"]) for entry in answer["unreadable"]] == [(7, "no rights")]
+
+
+def test_status_tells_which_modules_would_load(holdover: Holdover) -> None:
+    on_disk = (*modules("block-rbd", "block-curl"), *modules("block-ssh", stamp=OTHER_STAMP))
+    seen = scan(process(loaded=frozenset({"block-curl"})), modules=on_disk)
+    (entry,) = status(holdover, seen)["processes"]
+    assert {module["name"]: module["state"] for module in entry["modules"]} == {
+        "block-curl": "loaded",
+        "block-rbd": "loads",
+        "block-ssh": "blocked",
+    }
+
+
+UNREAD = (Unreadable(7, "no rights"),)
+
+
+@pytest.mark.parametrize(
+    ("states", "unreadable", "code"),
+    [
+        ((), (), 0),
+        ((State.CURRENT, State.PROTECTED, State.DEFUSED), (), 0),
+        ((State.PROTECTED, State.AT_RISK), (), 1),
+        ((State.POISONED,), (), 1),
+        ((State.CURRENT,), UNREAD, 3),
+        ((State.AT_RISK,), UNREAD, 1),
+    ],
+)
+def test_exit_code_of_status_tells_whether_all_is_well(
+    states: tuple[State, ...], unreadable: tuple[Unreadable, ...], code: int
+) -> None:
+    items = tuple(Item(process(), state, "because") for state in states)
+    assert _status_code(scan(unreadable=unreadable), items) == code
+
+
+# -- list --------------------------------------------------------------------------------------
+
+
+def listed(*entries: dict[str, object]) -> Any:
+    answer = json.loads(json.dumps({"schema": "holdover.list/1", "snapshots": entries}))
+    check_list(answer)
+    return answer
+
+
+def test_list_has_all_its_keys() -> None:
+    users = (lease(1, "qemu-held"), lease(2, "qemu-decoys"))
+    answer = listed(_snapshot_json(HELD, 4096, users), _snapshot_json(DECOYS, 0, ()))
+    first, second = answer["snapshots"]
+    assert first["leases"] == [{"pid": 1, "start_time": 123456, "name": "guest1"}]
+    assert (first["files"], first["bytes_held"], first["bytes_written"]) == (1, 4096, 0)
+    assert second["leases"] == []
+
+
+def test_only_copies_cost_bytes() -> None:
+    files = [held_file("a", "link"), held_file("b", "reflink"), held_file("c", "copy")]
+    assert _bytes_written(holding(snapshot(files=files))) == 5
+
+
+# -- the schema itself -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change", [{"more": 1}, {"foreign": "0"}, {"foreign": True}, {"schema": "x"}, {"host": {}}]
+)
+def test_schema_notices_what_is_not_promised(holdover: Holdover, change: dict[str, Any]) -> None:
+    answer = status(holdover, scan())
+    with pytest.raises(AssertionError):
+        check_status(answer | change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": "fine"}, {"delivery": "mail"}, {"reason": ""}], ids=str
+)
+def test_schema_notices_words_that_do_not_exist(holdover: Holdover, change: dict[str, Any]) -> None:
+    answer = status(holdover, scan(process(chosen=(HELD.view,))))
+    answer["processes"][0].update(change)
+    with pytest.raises(AssertionError):
+        check_status(answer)

@@ -1,0 +1,478 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is true of a process, what is done about it, and why."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.factories import (
+    DIRECTORY,
+    EXECUTABLE,
+    OTHER_BUILD_ID,
+    OTHER_STAMP,
+    VIEWS,
+    build,
+    held_file,
+    holding,
+    modules,
+    other_build,
+    process,
+    scan,
+    snapshot,
+)
+
+from holdover.model import (
+    Capture,
+    Delivery,
+    FileId,
+    Holding,
+    Installed,
+    Item,
+    Module,
+    Plan,
+    Process,
+    Purpose,
+    Scan,
+    State,
+)
+from holdover.steps.plan import Aim, plan
+
+BOTH = (Delivery.ENVIRONMENT, Delivery.MOUNT)
+ADMIN = Path("/opt/modules")
+OWN = modules("block-curl", "block-rbd")
+WRONG = modules("block-curl", "block-rbd", stamp=OTHER_STAMP)
+HELD = holding(snapshot("qemu-held", [held_file("block-curl"), held_file("block-rbd")]))
+OTHERS = holding(snapshot("qemu-other", [held_file("block-curl")], other_build()), inode=901)
+DEFUSED = holding(snapshot("qemu-decoys", purpose=Purpose.DEFUSE), inode=902)
+DAMAGED = replace(HELD, damage="block-rbd.so is gone")
+
+REPLACED = process(replaced=True)
+LOOK_ALIKE = process(replaced=True, look_alike=True)
+POINTED = process(replaced=True, chosen=(HELD.view,))
+COVERED = process(replaced=True, covered_by=HELD.view_file)
+DISARMED = process(replaced=True, chosen=(DEFUSED.view,))
+MISLED = process(chosen=(OTHERS.view,))
+FOREVER = process(replaced=True, unsupported="it has changed its root directory")
+STATIC = process(build=build(stamp=None))
+
+
+def planned(
+    seen: Scan, *holdings: Holding, aim: Aim = Aim.LOOK, deliveries: tuple[Delivery, ...] = BOTH
+) -> Plan:
+    return plan(seen, holdings, deliveries, VIEWS, aim)
+
+
+def decided(
+    guest: Process,
+    on_disk: tuple[Module, ...],
+    *holdings: Holding,
+    aim: Aim = Aim.PROTECT,
+    deliveries: tuple[Delivery, ...] = BOTH,
+) -> Item:
+    seen = scan(guest, modules=on_disk)
+    (item,) = planned(seen, *holdings, aim=aim, deliveries=deliveries).items
+    return item
+
+
+def captured(item: Item) -> dict[str, Path]:
+    assert isinstance(item.source, Capture)
+    return dict(item.source.modules)
+
+
+# -- what is true ------------------------------------------------------------------------------
+
+STATES = {
+    "no stamp": (STATIC, WRONG, State.CURRENT, "loads no modules"),
+    "its own modules": (process(), OWN, State.CURRENT, "are its own"),
+    "no modules": (process(), (), State.CURRENT, "no modules are installed"),
+    "same stamp": (LOOK_ALIKE, OWN, State.CURRENT, "same stamp"),
+    "same build again": (REPLACED, OWN, State.CURRENT, "are its own"),
+    "other build": (REPLACED, WRONG, State.AT_RISK, "2 of 2 modules"),
+    "some of other build": (process(), OWN[:1] + WRONG[1:], State.AT_RISK, "1 of 2 .*block-rbd"),
+    "modules gone": (REPLACED, (), State.AT_RISK, "gone from disk"),
+    "loaded already": (
+        process(loaded=frozenset({"block-rbd"})),
+        OWN[:1] + WRONG[1:],
+        State.CURRENT,
+        "are its own",
+    ),
+    "carries no stamp": (process(), modules("block-rbd", stamp=""), State.AT_RISK, "1 of 1"),
+    "environment": (POINTED, WRONG, State.PROTECTED, "2 modules of its build are held"),
+    "mount": (COVERED, WRONG, State.PROTECTED, "2 modules of its build are held"),
+    "decoys": (DISARMED, WRONG, State.DEFUSED, "refused"),
+    "view of other build": (MISLED, OWN, State.AT_RISK, "qemu-other, which is of another build"),
+    "unsupported": (FOREVER, WRONG, State.UNSUPPORTED, "root directory"),
+    "unknown view": (process(chosen=(VIEWS / "gone",)), OWN, State.CURRENT, "are its own"),
+    "admin's directory": (process(chosen=(ADMIN,)), OWN, State.CURRENT, "are its own"),
+    "admin's directory first": (
+        process(chosen=(ADMIN,)),
+        OWN + modules("block-rbd", stamp=OTHER_STAMP, directory=ADMIN),
+        State.AT_RISK,
+        "1 of 2",
+    ),
+    "admin's directory cures": (
+        process(chosen=(ADMIN,)),
+        WRONG + modules("block-curl", "block-rbd", directory=ADMIN),
+        State.CURRENT,
+        "are its own",
+    ),
+    "elsewhere": (
+        process(),
+        OWN + modules("block-ssh", stamp=OTHER_STAMP, directory=ADMIN),
+        State.CURRENT,
+        "are its own",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("aim", Aim)
+def test_state_and_reason_are_true_whatever_is_wanted(aim: Aim, name: str) -> None:
+    guest, on_disk, state, reason = STATES[name]
+    item = decided(guest, on_disk, HELD, OTHERS, DEFUSED, aim=aim)
+    assert item.state is state
+    assert re.search(reason, item.reason)
+
+
+@pytest.mark.parametrize(
+    ("guest", "delivery", "held"),
+    [
+        (POINTED, Delivery.ENVIRONMENT, "qemu-held"),
+        (COVERED, Delivery.MOUNT, "qemu-held"),
+        (DISARMED, Delivery.ENVIRONMENT, "qemu-decoys"),
+        (MISLED, Delivery.ENVIRONMENT, "qemu-other"),
+        (replace(COVERED, chosen=(DEFUSED.view,)), Delivery.ENVIRONMENT, "qemu-decoys"),
+        (process(), None, ""),
+        (replace(POINTED, chosen=(ADMIN, HELD.view)), None, ""),
+    ],
+    ids=["environment", "mount", "decoys", "other", "both", "none", "second"],
+)
+def test_delivery_that_counts_is_the_one_the_process_finds_first(
+    guest: Process, delivery: Delivery | None, held: str
+) -> None:
+    item = decided(guest, WRONG, HELD, OTHERS, DEFUSED, aim=Aim.LOOK)
+    assert (item.delivery, item.snapshot) == (delivery, held)
+
+
+def test_mount_does_not_protect_a_process_that_looks_into_another_directory_first() -> None:
+    wrong = modules("block-rbd", stamp=OTHER_STAMP, directory=ADMIN)
+    item = decided(replace(COVERED, chosen=(ADMIN,)), wrong, HELD, aim=Aim.LOOK)
+    assert item.state is State.AT_RISK
+
+
+@pytest.mark.parametrize("guest", [POINTED, COVERED], ids=["environment", "mount"])
+def test_damaged_snapshot_protects_nobody(guest: Process) -> None:
+    item = decided(guest, WRONG, DAMAGED, aim=Aim.LOOK)
+    assert item.state is State.AT_RISK
+    assert item.reason == "its snapshot qemu-held is damaged: block-rbd.so is gone"
+
+
+# -- what is done ------------------------------------------------------------------------------
+
+KINDS = {
+    "current": (process(), OWN),
+    "static": (STATIC, WRONG),
+    "unsupported": (FOREVER, WRONG),
+    "protected": (POINTED, WRONG),
+    "covered": (COVERED, WRONG),
+    "at risk": (REPLACED, WRONG),
+    "defused": (DISARMED, WRONG),
+    "misled": (MISLED, OWN),
+}
+SERVED = {
+    Aim.LOOK: set[str](),
+    Aim.PROTECT: {"current", "at risk", "defused", "misled"},
+    Aim.CATCH_UP: {"at risk", "defused", "misled"},
+    Aim.DEFUSE: {"at risk", "misled"},
+}
+
+
+@pytest.mark.parametrize("aim", Aim)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_aim_serves_these_and_leaves_the_others_alone(aim: Aim, kind: str) -> None:
+    item = decided(*KINDS[kind], HELD, OTHERS, DEFUSED, aim=aim)
+    assert kind == "unsupported" or item.problem == ""
+    assert (item.deliver is not None) == (kind in SERVED[aim])
+    assert (item.source != "") == (kind in SERVED[aim])
+
+
+def test_snapshot_of_its_own_build_is_delivered() -> None:
+    item = decided(REPLACED, WRONG, OTHERS, DEFUSED, HELD)
+    assert (item.deliver, item.source) == (Delivery.ENVIRONMENT, "qemu-held")
+
+
+def test_own_modules_on_disk_are_captured_from_the_running_executable() -> None:
+    item = decided(process(4712), OWN)
+    assert captured(item) == {m.name: m.path for m in OWN}
+    assert isinstance(item.source, Capture)
+    assert (item.source.executable, item.source.purpose) == (Path("/proc/4712/exe"), Purpose.HOLD)
+    assert item.source.reason == "needed by guest4712 (4712)"
+
+
+def test_process_without_a_name_is_called_by_its_executable() -> None:
+    item = decided(process(name=""), OWN)
+    assert isinstance(item.source, Capture)
+    assert item.source.reason == "needed by qemu-system-x86_64 (4711)"
+
+
+def test_only_modules_of_its_build_are_captured() -> None:
+    assert captured(decided(process(), OWN[:1] + WRONG[1:])) == {"block-curl": OWN[0].path}
+
+
+def test_module_in_the_directory_that_counts_is_captured() -> None:
+    admins = modules("block-rbd", directory=ADMIN)
+    guest = process(chosen=(ADMIN,))
+    assert captured(decided(guest, OWN + admins))["block-rbd"] == admins[0].path
+
+
+def test_snapshot_that_lacks_a_module_is_completed_from_the_disk_and_itself() -> None:
+    part = holding(snapshot("qemu-part", [held_file("block-ssh")]))
+    found = captured(decided(process(), OWN, part))
+    held = {"block-ssh": part.view / "block-ssh.so"}
+    assert found == {m.name: m.path for m in OWN} | held
+
+
+def test_fullest_snapshot_of_the_build_is_chosen() -> None:
+    part = holding(snapshot("qemu-part", [held_file("block-rbd")]), inode=903)
+    assert decided(REPLACED, WRONG, part, HELD).source == "qemu-held"
+    assert decided(REPLACED, WRONG, HELD, part).source == "qemu-held"
+
+
+def test_damaged_snapshot_is_not_chosen() -> None:
+    part = holding(snapshot("qemu-part", [held_file("block-rbd")]), inode=903)
+    assert decided(REPLACED, WRONG, DAMAGED, part).source == "qemu-part"
+    assert decided(REPLACED, WRONG, DAMAGED).problem != ""
+    assert captured(decided(process(), OWN, DAMAGED)) == {m.name: m.path for m in OWN}
+
+
+def test_decoys_and_snapshots_of_other_builds_are_not_chosen() -> None:
+    item = decided(REPLACED, WRONG, DEFUSED, OTHERS)
+    assert "replaced before it was protected" in item.problem
+    assert "holdover defuse 4711" in item.problem
+    assert (item.deliver, item.source) == (None, "")
+
+
+def test_process_whose_modules_are_all_of_another_build_is_not_held_by_nothing() -> None:
+    item = decided(process(), WRONG)
+    assert item.problem
+    assert item.deliver is None
+
+
+def test_defused_process_stays_as_it_is_until_its_files_turn_up() -> None:
+    for aim in (Aim.PROTECT, Aim.CATCH_UP):
+        item = decided(DISARMED, WRONG, DEFUSED, aim=aim)
+        assert (item.state, item.deliver, item.problem) == (State.DEFUSED, None, "")
+        item = decided(DISARMED, WRONG, DEFUSED, HELD, aim=aim)
+        assert (item.deliver, item.source) == (Delivery.ENVIRONMENT, "qemu-held")
+
+
+def test_to_defuse_is_to_capture_decoys_only() -> None:
+    item = decided(REPLACED, WRONG, aim=Aim.DEFUSE)
+    assert captured(item) == {}
+    assert isinstance(item.source, Capture)
+    assert item.source.purpose is Purpose.DEFUSE
+
+
+def test_replaced_executable_with_the_same_stamp_is_not_guessed_at() -> None:
+    seen = scan(LOOK_ALIKE, modules=OWN)
+    (item,) = planned(seen, aim=Aim.PROTECT).items
+    assert (item.state, item.deliver) == (State.CURRENT, None)
+    assert "cannot be told" in item.problem
+
+
+def test_same_build_installed_again_is_no_stranger() -> None:
+    seen = scan(REPLACED, modules=OWN, installed=(Installed(EXECUTABLE, build()),))
+    (item,) = planned(seen, aim=Aim.PROTECT).items
+    assert captured(item) == {m.name: m.path for m in OWN}
+
+
+def test_replaced_executable_whose_modules_are_still_there_is_served_from_them() -> None:
+    after = Installed(EXECUTABLE, other_build())
+    seen = scan(REPLACED, modules=OWN[:1] + WRONG[1:], installed=(after,))
+    (item,) = planned(seen, aim=Aim.CATCH_UP).items
+    assert captured(item) == {"block-curl": OWN[0].path}
+
+
+# -- how it is done ----------------------------------------------------------------------------
+
+NO_ENVIRONMENT = "no unused bytes"
+NO_MOUNT = "it lives in the host's mount namespace"
+
+
+@pytest.mark.parametrize(
+    ("obstacles", "deliveries", "chosen"),
+    [
+        ({}, BOTH, Delivery.ENVIRONMENT),
+        ({}, BOTH[::-1], Delivery.MOUNT),
+        ({"no_environment": NO_ENVIRONMENT}, BOTH, Delivery.MOUNT),
+        ({"no_mount": NO_MOUNT}, BOTH[::-1], Delivery.ENVIRONMENT),
+        ({"no_mount": NO_MOUNT}, BOTH, Delivery.ENVIRONMENT),
+        ({}, (Delivery.MOUNT,), Delivery.MOUNT),
+        ({}, (Delivery.ENVIRONMENT,), Delivery.ENVIRONMENT),
+    ],
+)
+def test_first_delivery_that_is_allowed_and_possible_is_chosen(
+    obstacles: dict[str, Any], deliveries: tuple[Delivery, ...], chosen: Delivery
+) -> None:
+    item = decided(process(**obstacles), OWN, deliveries=deliveries)
+    assert (item.deliver, item.problem) == (chosen, "")
+
+
+def test_process_that_no_delivery_reaches_is_a_problem_with_both_reasons() -> None:
+    guest = process(no_environment=NO_ENVIRONMENT, no_mount=NO_MOUNT)
+    item = decided(guest, OWN)
+    assert (item.deliver, item.source) == (None, "")
+    assert item.problem == f"environment: {NO_ENVIRONMENT}; mount: {NO_MOUNT}"
+
+
+def test_delivery_that_is_not_allowed_is_no_way_out() -> None:
+    guest = process(no_environment=NO_ENVIRONMENT)
+    item = decided(guest, OWN, deliveries=(Delivery.ENVIRONMENT,))
+    assert (item.deliver, item.problem) == (None, f"environment: {NO_ENVIRONMENT}")
+
+
+def test_process_that_needs_something_and_is_allowed_nothing_is_a_problem() -> None:
+    item = decided(REPLACED, WRONG, HELD, deliveries=())
+    assert (item.deliver, item.source) == (None, "")
+    assert item.problem
+
+
+# -- for whom it is done -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("touched", [EXECUTABLE, DIRECTORY])
+def test_change_of_the_executable_or_its_directory_concerns_a_process(touched: Path) -> None:
+    seen = scan(process(), modules=OWN)
+    (item,) = plan(seen, (), BOTH, VIEWS, Aim.PROTECT, lambda path: path == touched).items
+    assert item.deliver is Delivery.ENVIRONMENT
+
+
+def test_change_of_something_else_concerns_nobody() -> None:
+    installed = (Installed(EXECUTABLE, build()),)
+    seen = scan(process(1), REPLACED, modules=OWN, installed=installed)
+    made = plan(seen, (), BOTH, VIEWS, Aim.PROTECT, lambda _: False)
+    assert [(item.deliver, item.problem) for item in made.items] == [(None, ""), (None, "")]
+    assert made.captures == ()
+
+
+def test_after_a_change_it_does_not_matter_what_was_touched() -> None:
+    seen = scan(REPLACED, modules=WRONG)
+    (item,) = plan(seen, (HELD,), BOTH, VIEWS, Aim.CATCH_UP, lambda _: False).items
+    assert item.source == "qemu-held"
+
+
+def test_installed_build_is_captured_before_it_is_replaced_even_if_it_does_not_run() -> None:
+    seen = scan(modules=OWN, installed=(Installed(EXECUTABLE, build()),))
+    (capture,) = planned(seen, aim=Aim.PROTECT).captures
+    assert (capture.executable, capture.purpose) == (EXECUTABLE, Purpose.HOLD)
+    assert dict(capture.modules) == {m.name: m.path for m in OWN}
+    assert capture.reason == "installed, and about to be replaced"
+
+
+@pytest.mark.parametrize("aim", [Aim.LOOK, Aim.CATCH_UP, Aim.DEFUSE])
+def test_installed_build_is_captured_only_before_a_change(aim: Aim) -> None:
+    seen = scan(modules=OWN, installed=(Installed(EXECUTABLE, build()),))
+    assert planned(seen, aim=aim).captures == ()
+
+
+def test_installed_build_that_is_held_is_not_captured_again() -> None:
+    seen = scan(modules=OWN, installed=(Installed(EXECUTABLE, build()),))
+    assert planned(seen, HELD, aim=Aim.PROTECT).captures == ()
+    assert len(planned(seen, DAMAGED, OTHERS, DEFUSED, aim=Aim.PROTECT).captures) == 1
+
+
+def test_several_builds_at_once_each_get_their_own() -> None:
+    second = process(2, build=other_build(), executable=Path("/opt/bin/qemu-system-x86_64"))
+    newer = process(3, build=build("cc" * 20, "qemu_stamp_" + "c" * 40))
+    seen = scan(REPLACED, second, newer, modules=WRONG)
+    first, other, third = planned(seen, HELD, OTHERS, aim=Aim.PROTECT).items
+    assert first.source == "qemu-held"
+    assert captured(other)["block-curl"] == WRONG[0].path
+    assert third.state is State.AT_RISK
+
+
+def test_processes_of_one_build_share_a_snapshot() -> None:
+    seen = scan(process(1), process(2), modules=OWN)
+    first, second = planned(seen, HELD, aim=Aim.PROTECT).items
+    assert first.source == second.source == "qemu-held"
+
+
+# -- whatever there is -------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["block-curl", "block-rbd", "block-ssh"])
+STAMPS = st.sampled_from(["", OTHER_STAMP, OWN[0].stamp])
+BUILDS = st.sampled_from(
+    [build(), other_build(), build(stamp=None), build(OTHER_BUILD_ID), build(directories=())]
+)
+PATHS = st.sampled_from([ADMIN, HELD.view, OTHERS.view, DEFUSED.view, VIEWS / "gone"])
+WHY_NOT = st.sampled_from(["", "because"])
+FILES = st.none() | st.builds(FileId, st.just(1), st.integers(900, 903))
+HOLDINGS = st.builds(
+    lambda held, damage, file: replace(held, damage=damage, view_file=file),
+    st.sampled_from([HELD, OTHERS, DEFUSED]),
+    st.sampled_from(["", "block-rbd.so is gone"]),
+    FILES,
+)
+PROCESSES = st.builds(
+    process,
+    pid=st.integers(1, 3),
+    build=BUILDS,
+    replaced=st.booleans(),
+    chosen=st.lists(PATHS, max_size=2).map(tuple),
+    covered_by=FILES,
+    loaded=st.frozensets(NAMES),
+    unsupported=WHY_NOT,
+    no_environment=WHY_NOT,
+    no_mount=WHY_NOT,
+    name=st.sampled_from(["", "guest"]),
+)
+MODULES = st.builds(
+    lambda name, stamp, where: Module(name, where / f"{name}.so", stamp),
+    NAMES,
+    STAMPS,
+    st.sampled_from([DIRECTORY, ADMIN]),
+)
+SCANS = st.builds(
+    Scan,
+    st.lists(PROCESSES, max_size=3).map(tuple),
+    st.lists(MODULES, max_size=4).map(tuple),
+    st.lists(st.builds(Installed, st.just(EXECUTABLE), BUILDS), max_size=2).map(tuple),
+)
+DELIVERIES = st.sampled_from([BOTH, BOTH[::-1], BOTH[:1], BOTH[1:]])
+
+
+@given(SCANS, st.lists(HOLDINGS, max_size=3), DELIVERIES, st.sampled_from(Aim), st.booleans())
+def test_plan_always_has_an_answer_and_a_reason(
+    seen: Scan,
+    holdings: list[Holding],
+    deliveries: tuple[Delivery, ...],
+    aim: Aim,
+    touched: bool,
+) -> None:
+    made = plan(seen, tuple(holdings), deliveries, VIEWS, aim, lambda _: touched)
+    assert [item.process for item in made.items] == list(seen.processes)
+    for item in made.items:
+        assert item.reason
+        assert not (item.problem and item.deliver)
+        assert (item.deliver is None) == (item.source == "")
+        assert item.deliver is None or item.deliver in deliveries
+        if item.state in (State.PROTECTED, State.UNSUPPORTED) or aim is Aim.LOOK:
+            assert item.deliver is None
+        assert item.state is not State.CURRENT or item.deliver is None or aim is Aim.PROTECT
+        if isinstance(item.source, str) and item.source:
+            fitting = [h.snapshot for h in holdings if not h.damage]
+            held = next(found for found in fitting if found.id == item.source)
+            assert held.build_id == item.process.build.build_id
+    assert aim is Aim.PROTECT or made.captures == ()
+
+
+@given(SCANS, st.lists(HOLDINGS, max_size=3), DELIVERIES)
+def test_plan_is_the_same_for_the_same_facts(
+    seen: Scan, holdings: list[Holding], deliveries: tuple[Delivery, ...]
+) -> None:
+    first = planned(seen, *holdings, aim=Aim.PROTECT, deliveries=deliveries)
+    assert planned(seen, *holdings, aim=Aim.PROTECT, deliveries=deliveries) == first

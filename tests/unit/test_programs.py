@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The definition of QEMU, and definitions that make no sense."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import holdover.programs
+from holdover.errors import MalformedError
+from holdover.programs import Program, load_programs, parse_program
+
+(QEMU,) = load_programs()
+DEFINITION = Path(holdover.programs.__file__).with_name("qemu.toml").read_text()
+
+
+def changed(old: str, new: str) -> str:
+    assert old in DEFINITION
+    return DEFINITION.replace(old, new)
+
+
+def named(*arguments: str) -> str:
+    words = ["/usr/bin/qemu-system-x86_64", *arguments, "-nodefaults"]
+    return QEMU.guest_name(b"".join(word.encode() + b"\0" for word in words))
+
+
+# -- executables and modules -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "executable",
+    [
+        "/usr/bin/qemu-system-x86_64",
+        "/usr/bin/qemu-system-aarch64",
+        "/usr/bin/qemu-system-x86_64-microvm",
+        "/usr/libexec/qemu-kvm",
+        "/usr/bin/kvm",
+        "/opt/qemu/bin/qemu-storage-daemon",
+        "/usr/bin/qemu-nbd",
+        "qemu-system-x86_64",
+    ],
+)
+def test_executables_of_qemu_are_told_by_their_file_name(executable: str) -> None:
+    assert QEMU.runs(executable)
+
+
+@pytest.mark.parametrize(
+    "executable",
+    [
+        "/usr/bin/qemu-img",
+        "/usr/bin/qemu-x86_64-static",
+        "/usr/bin/qemu-system-",
+        "/usr/bin/qemu-system-x86_64.sh",
+        "/usr/bin/qemu-system-x86_64 (deleted)",
+        "/usr/bin/qemu-system-x86_64\n",
+        "/usr/bin/my-qemu-system-x86_64",
+        "/usr/bin/qemu-system-x86_64/helper",
+        "/usr/bin/kvmtool",
+        "",
+    ],
+)
+def test_other_executables_are_not(executable: str) -> None:
+    assert not QEMU.runs(executable)
+
+
+@pytest.mark.parametrize("name", ["block-rbd", "hw-display-virtio-gpu", "ui-spice-core"])
+def test_modules_are_told_by_their_name(name: str) -> None:
+    assert QEMU.is_module(name)
+
+
+@pytest.mark.parametrize("name", ["", "block", "libc", "block-", "block-rbd.so", "xblock-rbd", "é"])
+def test_other_files_are_no_modules(name: str) -> None:
+    assert not QEMU.is_module(name)
+
+
+@given(st.text(alphabet=st.characters()))
+def test_any_file_name_can_be_asked_about(name: str) -> None:
+    QEMU.is_module(name)
+    QEMU.runs(name)
+
+
+# -- guest names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("-name", "guest=web01,debug-threads=on"), "web01"),
+        (("-name", "debug-threads=on,guest=web01"), "web01"),
+        (("-name", "guest=web01"), "web01"),
+        (("-name", "web01"), "web01"),
+        (("-name", "web01,process=x"), "web01"),
+        (("--name", "web01"), "web01"),
+        (("--name", "guest=web01,process=x"), "web01"),
+        (("-name", "web 01"), "web 01"),
+        (("-name", "wéb"), "wéb"),
+        (("-S", "-name", "guest=web01", "-uuid", "guest=no"), "web01"),
+        (("-name", "process=x"), ""),
+        (("-name", "debug-threads=on"), ""),
+        (("-name", ""), ""),
+        (("-name", "process=x", "-name", "web01"), "web01"),
+        (("-names", "web01"), ""),
+        (("-smbios", "type=1,guest=web01"), ""),
+        ((), ""),
+    ],
+)
+def test_the_guest_is_named_as_on_the_command_line(arguments: tuple[str, ...], name: str) -> None:
+    assert named(*arguments) == name
+
+
+@given(st.binary())
+def test_any_command_line_has_a_name_or_none(line: bytes) -> None:
+    assert "\0" not in QEMU.guest_name(line)
+
+
+@given(st.binary())
+def test_any_bytes_after_the_option_are_a_name_or_none(line: bytes) -> None:
+    assert "\0" not in QEMU.guest_name(b"qemu\0-name\0" + line)
+
+
+# -- definitions -----------------------------------------------------------------------------------
+
+
+def test_the_definition_is_of_qemu() -> None:
+    assert QEMU.name == "qemu"
+    assert QEMU.variable == "QEMU_MODULE_DIR"
+    assert "qemu-block-*" in QEMU.packages
+
+
+def test_definitions_are_loaded_by_name_from_any_directory(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.toml").write_text(changed('name = "qemu"', f'name = "{name}"'))
+    (tmp_path / "notes.txt").write_text("not a definition")
+    assert [program.name for program in load_programs(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "schema = ",
+        'schema = "holdover.program/2"',
+        'schema = "holdover.program/1"',
+        changed("[build]", "[other]"),
+        changed("executable = '", "executable = '("),
+        changed("stamp = '", "stamp = '*"),
+        changed("packages = [", "packages = 3 # ["),
+        changed("guest = '", "guest = 5 # '"),
+        changed("[build]", "build = 3\n[other]"),
+    ],
+)
+def test_a_definition_that_makes_no_sense_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedError, match="program definition"):
+        parse_program(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('packages = ["qemu-system-*", ', 'packages = "qemu-system-*" # '),
+        ('installed = ["', 'installed = "/usr/bin/*" # "'),
+        ('name = "qemu"', "name = 5"),
+        ('variable = "QEMU_MODULE_DIR"', "variable = 5"),
+        ('packages = ["qemu-system-*", ', "packages = [5, "),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_malformed(old: str, new: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_program(changed(old, new))
+
+
+@pytest.mark.parametrize("key", ["version", "directory", "modules"])
+def test_an_expression_without_its_group_is_malformed(key: str) -> None:
+    lines = [f"{key} = 'x'" if li.startswith(f"{key} =") else li for li in DEFINITION.splitlines()]
+    with pytest.raises(MalformedError):
+        parse_program("\n".join(lines))
+
+
+@given(st.text())
+def test_any_text_is_a_definition_or_malformed(text: str) -> None:
+    try:
+        assert isinstance(parse_program(text), Program)
+    except MalformedError:
+        return
