@@ -201,6 +201,14 @@ class Scratch:
         self.signal(signal.SIGSTOP)
         until(lambda: self.state() == "T")
 
+    def stop_in_its_code(self) -> None:
+        """Not in a system call: it has to be busy."""
+        while True:
+            self.stop()
+            if self.proc.read(self.pid, "syscall").startswith("-1"):
+                return
+            self.signal(signal.SIGCONT)
+
     def writable_memory(self) -> dict[int, bytes]:
         """All that it could write to; it waits for us, so nothing of it changes by itself."""
         until(lambda: self.state() in "STt")
