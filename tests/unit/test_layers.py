@@ -28,7 +28,7 @@ MAY_USE = {
     "words": set[str](),
     "pure": {"words", "pure"},
     "edge": {"words", "pure", "edge"},
-    "definitions": {"words", "pure", "edge", "definitions"},
+    "definitions": {"words", "pure", "definitions"},
     "store": {"words", "pure", "edge"},
     "steps": {"words", "pure", "edge", "definitions", "store"},
     "flow": {"words", "pure", "edge", "definitions", "store", "steps"},
