@@ -70,6 +70,19 @@ def test_garbage_instead_of_a_package_list_protects_everything(lab: Lab) -> None
 
 
 @pytest.mark.parametrize(
+    ("owns", "state"),
+    [("/usr/bin/qemu-system-x86_64\n", "protected"), ("/usr/bin/other\n", "current")],
+    ids=["ours", "other"],
+)
+def test_package_is_told_by_its_files_whatever_its_name(lab: Lab, owns: str, state: str) -> None:
+    guest = enable(lab)
+    lab.path("/var/lib/dpkg/info/our-hypervisor.list").write_text(f"/.\n/usr\n/usr/bin\n{owns}")
+    listing = "VERSION 3\n\nour-hypervisor 1 amd64 none < 2 amd64 none /x.deb\n"
+    assert lab.run("sh", "-c", "holdover hook apt before $$", text=listing).returncode == 0
+    assert lab.status(guest.pid)["state"] == state
+
+
+@pytest.mark.parametrize(
     "words", [(), ("apt",), ("apt", "before"), ("apt", "before", "-1"), ("yum", "\n")], ids=str
 )
 def test_hook_called_with_garbage_succeeds_and_says_so(lab: Lab, words: tuple[str, ...]) -> None:

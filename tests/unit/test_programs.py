@@ -183,3 +183,17 @@ def test_any_text_is_a_definition_or_malformed(text: str) -> None:
         assert isinstance(parse_program(text), Program)
     except MalformedError:
         return
+
+
+@pytest.mark.parametrize(
+    ("files", "is_there"),
+    [
+        ("/.\n/usr/bin\n/usr/bin/qemu-system-x86_64\n", True),
+        ("/usr/bin/kvm", True),
+        ("/usr/bin/kvm-ok\n/usr/share/doc/kvm/copyright\n", False),
+        ("/usr/share/qemu-system-x86_64.txt\n", False),
+        ("", False),
+    ],
+)
+def test_a_list_of_files_names_an_executable_or_not(files: str, is_there: bool) -> None:
+    assert QEMU.is_among(files) is is_there

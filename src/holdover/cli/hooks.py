@@ -81,15 +81,15 @@ def before_apt(listing: str, pid: int) -> str:
     except UsageError as error:
         _complain(f"{error.message}; protecting everything")
         return _protect(lambda _: True, pid)
-    files = apt.changed_files(changes)
-    directories = {path.parent for path in files}
-    named = apt.names_any(changes, [p for program in programs for p in program.packages])
-    touched = any(program.runs(str(path)) for path in files for program in programs)
-    if not named and not touched:
-        return ""
-    if named:  # also a package that is new: its files may land among those of an old build
+    if apt.names_any(changes, [p for program in programs for p in program.packages]):
+        # perhaps a package that is new: its files may land among those of an old build
         return _protect(lambda _: True, pid)
-    return _protect(lambda path: path in files or path in directories, pid)
+    listing = apt.changed_files(changes)
+    if not any(program.is_among(listing) for program in programs):
+        return ""
+    files = frozenset(listing.split("\n"))
+    directories = {file.rpartition("/")[0] for file in files}
+    return _protect(lambda path: str(path) in files or str(path) in directories, pid)
 
 
 def _protect(touches: Callable[[Path], bool], pid: int) -> str:
