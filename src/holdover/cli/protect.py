@@ -36,6 +36,8 @@ def _carry_out(options: Namespace, aim: Aim, delivery: str | None) -> int:
     else:
         failed = _show_outcomes(result.outcomes, as_json=options.json)
         seen, unreadable = [o.process for o in result.outcomes], result.unreadable
+    if not (seen or options.pid or options.json):
+        print("No process that loads modules late is running.")
     check_found(options.pid, [process.id.pid for process in seen], unreadable)
     return 1 if show_unreadable(unreadable) or failed else 0
 
@@ -44,7 +46,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> bool:
     """Returns whether something is in the way."""
     if as_json:
         print_json({"schema": "holdover.plan/1"} | asdict(planned))
-    else:
+    elif planned.items:
         rows = [
             (*process_columns(item.process, item.state), _intention(item), item.reason)
             for item in planned.items
@@ -72,9 +74,7 @@ def _show_outcomes(outcomes: tuple[Outcome, ...], *, as_json: bool) -> bool:
                 "processes": [_outcome_json(outcome) for outcome in outcomes],
             }
         )
-    elif not outcomes:
-        print("No process that loads modules late is running.")
-    else:
+    elif outcomes:
         rows = [_outcome_row(outcome) for outcome in outcomes]
         print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
     return any(outcome.failed for outcome in outcomes)

@@ -23,7 +23,7 @@ def run_status(options: Namespace) -> int:
     if options.json:
         print_json(_status_json(holdover, scan, items))
     else:
-        _print_status(holdover, scan, items, verbose=options.verbose)
+        _print_status(holdover, scan, items, options)
     check_found(options.pid, [item.process.id.pid for item in items], scan.unreadable)
     return _status_code(scan, items)
 
@@ -73,16 +73,16 @@ def _prospects(
 
 
 def _print_status(
-    holdover: Holdover, scan: Scan, items: tuple[Item, ...], *, verbose: bool
+    holdover: Holdover, scan: Scan, items: tuple[Item, ...], options: Namespace
 ) -> None:
     if items:
         print_table(
             ("PID", "NAME", "STATE", "DELIVERY", "VERSION", "REASON"),
             [_status_row(item) for item in items],
         )
-    else:
+    elif not options.pid:
         print("No process that loads modules late is running.")
-    if verbose:
+    if options.verbose:
         holdings = holdover.store.holdings()
         for item in items:
             rows = [(m.name, m.state, m.reason) for m in _prospects(holdover, scan, item, holdings)]
