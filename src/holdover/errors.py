@@ -14,8 +14,10 @@ HoldoverError
 │   ├── UntrustedError      somebody but root can write there
 │   ├── BusyError           another holdover holds the lock
 │   └── DamagedError        what is there is not what was put there
-├── CommandError            a program that was run failed
-└── BudgetError             the time that was given is used up
+└── CommandError            a program that was run failed
+
+BudgetError                 the time that was given is used up: not one process's fault, so nobody
+                            but the hook that set the time may catch it
 """
 
 __all__ = [
@@ -103,5 +105,5 @@ class CommandError(HoldoverError):
     pass
 
 
-class BudgetError(HoldoverError):
+class BudgetError(Exception):
     pass

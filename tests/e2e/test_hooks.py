@@ -172,3 +172,21 @@ def test_malformed_module_is_neither_held_nor_in_the_way(lab: Lab) -> None:
     assert "block-curl.so" in names
     assert not names & {"block-broken.so", "block-empty.so", "block-nowhere.so"}
     assert {guest.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+
+
+def test_hook_that_takes_too_long_gives_up_and_the_transaction_goes_on(lab: Lab) -> None:
+    """Another holdover has the lock, and does not end."""
+    guest = enable(lab)
+    lab.path("/run/holdover").mkdir()
+    modules = lab.path("/usr/lib/python3/dist-packages/holdover")
+    hooks = (modules / "cli/hooks.py").read_text()
+    (modules / "cli/hooks.py").write_text(hooks.replace("BUDGET = 30.0", "BUDGET = 0.5"))
+    wait = "touch /tmp/locked; while test -e /tmp/locked; do sleep 0.1; done"
+    hold = f"flock /run/holdover/lock sh -c '{wait}'"
+    lab.root.run("sh", "-c", f"({hold}) >/dev/null 2>&1 & until test -e /tmp/locked; do :; done")
+    done = lab.upgrade()
+    lab.path("/tmp/locked").unlink()
+    assert "gave up after" in done.stderr
+    assert upgraded(lab)
+    assert lab.status(guest.pid)["state"] == "at-risk"
+    assert guest.lives()

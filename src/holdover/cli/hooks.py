@@ -39,7 +39,7 @@ def run_hook(words: Sequence[str]) -> int:
     signal.setitimer(signal.ITIMER_REAL, BUDGET)
     try:
         said = _dispatch(words)
-    except HoldoverError as error:
+    except (HoldoverError, BudgetError) as error:
         _complain(str(error))
     except Exception as error:  # whatever it is, it is not the transaction's fault
         _complain(f"unexpected: {error!r}")
