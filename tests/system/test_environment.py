@@ -133,12 +133,12 @@ def test_process_that_sets_variables_all_the_time_lives_and_can_go_on(target: Sc
 
 def test_what_the_process_sets_afterwards_is_added_to_it(target: Scratch) -> None:
     target.deliver(VIEWS[0])
-    target.ask("fill(100)")
+    target.ask("fill(10)")
     target.ask("setenv('EDITOR', 'ed')")
     assert (target.getenv(), target.getenv("EDITOR")) == (VIEWS[0], "ed")
     target.deliver(VIEWS[1])
     assert (target.getenv(), target.getenv("EDITOR")) == (VIEWS[1], "ed")
-    assert target.getenv("FILL_99") == "x"
+    assert target.getenv("FILL_9") == "x"
 
 
 def test_what_the_process_unsets_afterwards_is_gone(target: Scratch) -> None:
