@@ -6,8 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# what the throwaway systems of the tests and the demo are made with
-LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux
+# what the throwaway systems of the tests and the demo are made with; readelf to compare with
+LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test check unit dist clean lab-packages
@@ -34,7 +34,7 @@ $(READY): pyproject.toml
 	touch $@
 
 lab-packages:
-	@for tool in mmdebstrap systemd-nspawn setpriv; do \
+	@for tool in mmdebstrap systemd-nspawn setpriv readelf; do \
 	    command -v $$tool >/dev/null || missing=1; \
 	done; \
 	test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \
