@@ -7,12 +7,14 @@ mount that holds the directory has no peer anywhere else.
 """
 
 import os
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from holdover import linux
-from holdover.errors import ProcessError
+from holdover.errors import ProcessError, VanishedError
 from holdover.model import FileId
 from holdover.mounts import Mount, parse_mountinfo, sharing_refusal
 from holdover.procfs import ProcFs
@@ -22,7 +24,10 @@ __all__ = ["MountTables"]
 
 @dataclass
 class MountTables:
-    """All mount namespaces as they are at one moment; each table is read once."""
+    """All mount namespaces as they are at one moment; each table is read once.
+
+    A namespace without a process (held by a descriptor or a bind mount) cannot be seen.
+    """
 
     proc: ProcFs
     _tables: dict[int, tuple[Mount, ...]] = field(default_factory=dict)
@@ -32,12 +37,16 @@ class MountTables:
         namespace = self.proc.namespace(pid)
         if namespace == self.proc.namespace(self.proc.own_pid):
             return "it lives in the host's mount namespace: a mount would hit every process"
-        strangers = [
-            other for other in self._members.get(namespace, ()) if not self._runs(other, executable)
-        ]
+        members, unreadable = self._census
+        if unreadable:
+            return f"process {unreadable[0]} cannot be read: it may live in the same namespace"
+        strangers = [other for other in members[namespace] if not self._runs(other, executable)]
         if strangers:
             others = ", ".join(map(str, strangers[:5]))
             return f"its mount namespace also holds processes of another build ({others})"
+        return self._mount_refusal(pid, namespace, directory)
+
+    def _mount_refusal(self, pid: int, namespace: int, directory: Path) -> str:
         try:
             target = os.open(self.proc.path(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
@@ -58,23 +67,31 @@ class MountTables:
             return False
 
     @cached_property
-    def _members(self) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
+    def _census(self) -> tuple[dict[int, list[int]], list[int]]:
+        """Who lives in which namespace, and of whom that cannot be told."""
+        members: dict[int, list[int]] = defaultdict(list)
+        unreadable = []
         for pid in self.proc.pids():
             try:
                 self.proc.link(pid, "exe")
-                found.setdefault(self.proc.namespace(pid), []).append(pid)
-            except ProcessError:
+                members[self.proc.namespace(pid)].append(pid)
+            except VanishedError:
                 continue  # kernel threads and zombies open no files
-        return found
+            except ProcessError:
+                unreadable.append(pid)
+        return members, unreadable
 
     def _elsewhere(self, namespace: int) -> tuple[Mount, ...]:
-        return tuple(
-            mount
-            for other, pids in self._members.items()
-            if other != namespace
-            for mount in self._table(pids[0], other)
-        )
+        """All mounts of all other namespaces."""
+        members, _ = self._census
+        others = (pids for other, pids in members.items() if other != namespace)
+        return tuple(mount for pids in others for mount in self._table_of_any(pids))
+
+    def _table_of_any(self, pids: list[int]) -> tuple[Mount, ...]:
+        for pid in pids:
+            with suppress(VanishedError):
+                return self._table(pid, self.proc.namespace(pid))
+        return ()  # all have ended, and the namespace with them
 
     def _table(self, pid: int, namespace: int) -> tuple[Mount, ...]:
         if namespace not in self._tables:

@@ -118,7 +118,7 @@ class Holdover:
             return self._deliver(item, item.deliver)
         except VanishedError as error:
             return replace(unchanged, reason=error.message)  # it needs nothing any more
-        except HoldoverError as error:
+        except (HoldoverError, OSError) as error:
             return replace(unchanged, reason=str(error), failed=True)
 
     def _deliver(self, item: Item, delivery: Delivery) -> Outcome:
@@ -168,8 +168,8 @@ class Holdover:
         try:
             snapshot = capture(self.store, wanted, self.programs)
             self.store.add_lease(Lease(transaction, snapshot.id, "transaction", ""))
-        except HoldoverError as error:
-            return f"{wanted.executable} is not held: {error.message}"
+        except (HoldoverError, OSError) as error:
+            return f"{wanted.executable} is not held: {error}"
         return ""
 
     # -- letting go ----------------------------------------------------------------------------

@@ -95,9 +95,9 @@ class _Look:
     def _at_instance(self, pid: int, program: Program, link: str) -> None:
         try:
             self._add(pid, program, link)
-        except HoldoverError as error:
+        except (HoldoverError, OSError) as error:
             if not isinstance(error, VanishedError) or self._still_runs(pid, link):
-                self.unreadable.append(Unreadable(pid, error.message, program.name))
+                self.unreadable.append(Unreadable(pid, str(error), program.name))
 
     def _still_runs(self, pid: int, link: str) -> bool:
         """One that ended meanwhile is no loss; one that lives must not be passed over."""
