@@ -36,6 +36,7 @@ from typing import Any, TypeVar
 from holdover import linux
 from holdover.errors import BusyError, DamagedError, StoreError, UntrustedError
 from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose, Snapshot
+from holdover.trust import distrust_file
 
 __all__ = ["Store", "Staging"]
 
@@ -238,7 +239,8 @@ class Staging:
     def hold(self, name: str, origin: Path) -> HeldFile:
         """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
 
-        Raises `StoreError`, also for a set-id file: a link would keep its holes reachable.
+        Raises `StoreError`, also for a set-id file (a link would keep its holes reachable) and for
+        one that somebody but root can write (it would get into everybody's processes).
         """
         target = self.directory / name
         with _store_errors(f"hold {origin}"):
@@ -265,6 +267,8 @@ class Staging:
 def _check_holdable(origin: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
         raise StoreError(f"{origin} is set-id or no regular file: it is never held")
+    if problem := distrust_file(found):
+        raise UntrustedError(f"{origin} is not held: {problem}")
 
 
 def file_digest(path: Path) -> str:

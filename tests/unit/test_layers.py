@@ -17,7 +17,7 @@ MAX_FILE_LINES = 400
 LAYERS = {
     "words": ("errors", "model"),
     "pure": ("elf", "mounts", "search"),
-    "edge": ("procfs", "memory", "loaded", "environ", "linux", "run", "covering"),
+    "edge": ("procfs", "memory", "loaded", "trust", "environ", "linux", "run", "covering"),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store",),
     "steps": ("steps",),

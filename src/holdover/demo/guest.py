@@ -160,7 +160,7 @@ def _wait_for_pid(root: ThrowawayRoot, name: str) -> int:
     """QEMU writes its pid file early, and listens when all of its options are in effect."""
     file = root.inside / f"tmp/{name}.pid"
     deadline = time.monotonic() + 30
-    while not _listens(root.inside / f"tmp/{name}.sock"):
+    while not (_listens(root.inside / f"tmp/{name}.sock") and file.exists()):
         if time.monotonic() > deadline:
             log = (root.inside / f"tmp/{name}.log").read_text()
             raise CommandError(f"guest {name} does not start", hint=log[-500:])

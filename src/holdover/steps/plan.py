@@ -86,11 +86,10 @@ class _Decision:
 
     def state(self, process: Process) -> Item:
         """State and reason, whatever anybody wants to do about it."""
-        build = process.build
-        if build.stamp is None:
-            return Item(process, State.CURRENT, "its executable loads no modules")
         if process.unsupported:
             return Item(process, State.UNSUPPORTED, process.unsupported)
+        if process.build.stamp is None:
+            return Item(process, State.CURRENT, "its executable loads no modules")
         seen = self._delivered(process)
         if seen is not None:
             delivery, holding = seen
@@ -197,6 +196,7 @@ class _Decision:
             for holding in self.holdings
             if holding.snapshot.purpose is Purpose.HOLD
             and holding.snapshot.build_id == build.build_id
+            and holding.snapshot.stamp == build.stamp
             and not holding.damage
         ]
         return max(fitting, key=lambda holding: len(holding.snapshot.files), default=None)

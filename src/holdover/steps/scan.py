@@ -26,11 +26,13 @@ from holdover.memory import Memory
 from holdover.model import Build, Delivery, FileId, Installed, Module, Process, Scan, Unreadable
 from holdover.procfs import DELETED, ProcFs
 from holdover.programs import Program
+from holdover.trust import distrust, distrust_file
 
 __all__ = ["scan"]
 
 
 _ID_LENGTH = 32  # no id of a snapshot is longer
+_CHROOTED = "it has changed its root directory, from where it cannot see the store"
 
 
 def scan(
@@ -110,13 +112,17 @@ class _Look:
         identity = self.proc.identity(pid)
         file = self.proc.file_of(pid, "exe")
         path = Path(link.removesuffix(DELETED))
-        unsupported = ""
-        if self.proc.file_of(pid, "root") != self.own_root:
-            if not self._changed_its_root(pid, path):
-                self.foreign += 1
-                return
-            unsupported = "it has changed its root directory, from where it cannot see the store"
-        build, in_place = self._build(pid, file, program), _file_id(path)
+        chrooted = self.proc.file_of(pid, "root") != self.own_root
+        if chrooted and not self._changed_its_root(pid, path):
+            self.foreign += 1
+            return
+        if problem := self._distrust(pid, path):
+            unsupported = f"its executable cannot be trusted: {problem}"
+            build = Build(program.name, "", None, "", ())  # not even read
+        else:
+            build = self._build(pid, file, program)
+            unsupported = _CHROOTED if chrooted and build.stamp else ""
+        in_place = _file_id(path)
         process = Process(
             id=identity,
             name=program.guest_name(self._command_line(pid)),
@@ -128,6 +134,12 @@ class _Look:
             unsupported=unsupported,
         )
         self.processes.append(self._with_details(process, program))
+
+    def _distrust(self, pid: int, path: Path) -> str:
+        """Why somebody but root may have made the executable; what is in place may be another."""
+        with self.proc.open(pid, "exe") as file:
+            problem = distrust_file(os.fstat(file.fileno()))
+        return problem or distrust(path.parent)
 
     def _is_look_alike(
         self, path: Path, identity: FileId | None, build: Build, program: Program
@@ -178,9 +190,15 @@ class _Look:
                     find_half(self.proc, pid, memory, live, need)
                 except UnsupportedError as error:
                     return chosen, error.message
-                return chosen, self._hidden_store(pid)
+                return chosen, self._distrust_chosen(chosen) or self._hidden_store(pid)
         except (UnreadableError, UnsupportedError, MalformedError) as error:
             return (), error.message
+
+    def _distrust_chosen(self, chosen: tuple[Path, ...]) -> str:
+        """Its user may have set the variable; what others can change is not held for anybody."""
+        reasons = (distrust(directory) for directory in chosen if directory.parent != self.views)
+        reason = next(filter(None, reasons), "")
+        return reason and f"it looks for modules where others than root can put some: {reason}"
 
     def _hidden_store(self, pid: int) -> str:
         """Why the process could not load from the store, as far as its mounts tell; or ""."""
@@ -247,7 +265,7 @@ class _Look:
             directory: process.build.program
             for process in self.processes
             for directory in process.chosen
-            if directory.parent != self.views
+            if directory.parent != self.views and not distrust(directory)
         }
         by_name = {program.name: program for program in self.programs}
         for directory, program in directories.items():

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anybody may run QEMU with his own modules; they must reach nobody else's guests."""
+
+import json
+
+import pytest
+from lab import Lab
+
+from holdover.demo.guest import ATTACHED, PROBES, Guest
+
+pytestmark = pytest.mark.e2e
+
+MODULES = "/usr/lib/x86_64-linux-gnu/qemu"
+USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def start_with_own_modules(lab: Lab, directory: str) -> Guest:
+    lab.root.run("sh", "-c", f"cp -r {MODULES} {directory} && chown -R 65534:65534 {directory}")
+    wrapper = ("env", f"QEMU_MODULE_DIR={directory}", *USER)
+    return Guest.start(lab.root, "hostile", wrapper=wrapper)
+
+
+def origins(lab: Lab) -> set[str]:
+    """The directories that held files came from."""
+    (snapshot,) = lab.held()
+    shown = json.loads(lab.holdover("show", snapshot["id"], "--json").stdout)
+    return {file["origin"].rpartition("/")[0] for file in shown["files"]}
+
+
+def test_modules_of_a_user_are_held_for_nobody(lab: Lab) -> None:
+    hostile = start_with_own_modules(lab, "/srv/own")
+    victim = Guest.start(lab.root, "victim")
+    assert lab.holdover("protect").returncode == 1
+    assert origins(lab) == {MODULES}
+    seen = {o["pid"]: o for o in lab.json("protect")["processes"]}
+    assert seen[hostile.pid]["failed"]
+    assert "others than root can put some: /srv/own: it belongs to" in seen[hostile.pid]["reason"]
+    assert seen[victim.pid]["state"] == "protected"
+    lab.upgrade()
+    assert {victim.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+
+
+def test_module_directory_of_a_user_is_not_even_opened(lab: Lab) -> None:
+    """Who opens a fifo waits for ever."""
+    hostile = start_with_own_modules(lab, "/srv/own")
+    lab.root.run("mkfifo", "/srv/own/block-trap.so")
+    victim = Guest.start(lab.root, "victim")
+    lab.root.run("holdover", "protect", str(victim.pid), timeout=20)
+    assert lab.root.run("holdover", "status", timeout=20).returncode == 0
+    assert hostile.lives()
+
+
+def test_module_that_others_can_write_is_not_held(lab: Lab) -> None:
+    lab.path(f"{MODULES}/block-curl.so").chmod(0o666)
+    guest = Guest.start(lab.root, "guest")
+    done = lab.holdover("protect", str(guest.pid))
+    assert done.returncode == 1
+    assert "others can write to it" in done.stdout
+    assert lab.held() == []
+
+
+def test_executable_of_a_user_is_not_believed(lab: Lab) -> None:
+    lab.root.run("install", "-D", "-o", "65534", "/usr/bin/qemu-system-x86_64", "/srv/own/kvm")
+    hostile = Guest.start(
+        lab.root,
+        "hostile",
+        binary="/srv/own/kvm",
+        machine="none,accel=tcg",
+        wrapper=("env", f"QEMU_MODULE_DIR={MODULES}", *USER),
+    )
+    victim = Guest.start(lab.root, "victim")
+    seen = lab.status(hostile.pid)
+    assert (seen["state"], seen["build_id"]) == ("unsupported", "")
+    assert "cannot be trusted: it belongs to user 65534" in seen["reason"]
+    assert lab.holdover("protect").returncode == 1
+    assert lab.status(victim.pid)["state"] == "protected"
+    assert lab.status(hostile.pid)["state"] == "unsupported"
