@@ -6,11 +6,19 @@
 One process that cannot be served is an outcome, not the end: the others are served all the same.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from holdover.errors import DamagedError, HoldoverError, ProcessError, RefusedError, VanishedError
+from holdover.errors import (
+    DamagedError,
+    HoldoverError,
+    ProcessError,
+    RefusedError,
+    UnreadableError,
+    VanishedError,
+)
 from holdover.model import (
     Capture,
     Delivery,
@@ -57,15 +65,22 @@ class Holdover:
     lock_timeout: float = 10.0
     """Seconds to wait for another holdover."""
     progress: Progress = _silent
+    _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
+    """Snapshots taken in this run, by what was wanted."""
+    _read: dict[str, str] = field(default_factory=dict, init=False)
+    """What a full reading in this run found wrong with each snapshot."""
 
     # -- looking -------------------------------------------------------------------------------
 
     def status(self, pids: Collection[int] = ()) -> tuple[Scan, tuple[Item, ...]]:
         """What was seen, and the state of each process; takes no lock and changes nothing."""
         seen = self._scan(pids)
+        return seen, self._looked_at(seen)
+
+    def _looked_at(self, seen: Scan) -> tuple[Item, ...]:
         holdings = self.store.holdings()
         items = plan(seen, holdings, self.deliveries, self.store.views, Aim.LOOK).items
-        return seen, tuple(self._verified(item, holdings) for item in items)
+        return tuple(self._verified(item, holdings) for item in items)
 
     def plan(self, aim: Aim, pids: Collection[int] = (), touches: Touches = always) -> Plan:
         """What `carry_out` would do; takes no lock and changes nothing."""
@@ -73,12 +88,12 @@ class Holdover:
         seen = self._scan(pids, installed=installed)
         return plan(seen, self.store.holdings(), self.deliveries, self.store.views, aim, touches)
 
-    def _scan(self, pids: Collection[int] = (), *, installed: bool = False) -> Scan:
+    def _scan(
+        self, pids: Collection[int] = (), *, installed: bool = False, modules: bool = True
+    ) -> Scan:
         self.progress("looking at processes")
-        views = self.store.views
-        return scan(
-            self.proc, self.programs, self.deliveries, views, pids=pids, installed=installed
-        )
+        where = (self.proc, self.programs, self.deliveries, self.store.views)
+        return scan(*where, pids=pids, installed=installed, modules=modules)
 
     def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:
         """A delivery counts only if the process finds there what is held."""
@@ -87,6 +102,13 @@ class Holdover:
         holding = _holding(holdings, item.snapshot)
         problem = verify(self.proc, item.process, holding, _seen_at(item, holding))
         return replace(item, state=State.AT_RISK, reason=problem) if problem else item
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the one writer of a store whose leases name processes that we can see."""
+        with self.store.writing(self.lock_timeout):
+            self.store.claim(self.proc.namespace(self.proc.own_pid, "pid"))
+            yield
 
     # -- protecting ----------------------------------------------------------------------------
 
@@ -98,8 +120,10 @@ class Holdover:
         transaction: ProcessId | None = None,
     ) -> Result:
         """Do what the plan says. With `transaction`, also hold what it is about to replace."""
-        with self.store.writing(self.lock_timeout):
+        with self._writing():
             decided = self.plan(aim, pids, touches)
+            self._taken.clear()
+            self._read.clear()
             outcomes = tuple(self._serve(item) for item in decided.items)
             problems: list[str] = []
             if transaction is not None:
@@ -116,8 +140,9 @@ class Holdover:
         self.progress(f"protecting {process.name or process.id.pid}")
         try:
             return self._deliver(item, item.deliver)
-        except VanishedError as error:
-            return replace(unchanged, reason=error.message)  # it needs nothing any more
+        except VanishedError as error:  # then it needs nothing any more, if that is true
+            lives = self.proc.is_alive(process.id)
+            return replace(unchanged, reason=error.message, failed=lives)
         except (HoldoverError, OSError) as error:
             return replace(unchanged, reason=str(error), failed=True)
 
@@ -129,26 +154,45 @@ class Holdover:
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
         try:
             self._point(process, delivery, holding)
-        except HoldoverError:
-            self.store.drop_lease(lease)
+        except (HoldoverError, OSError):
+            if self._look_again(process).snapshot != lease.snapshot:
+                self.store.drop_lease(lease)
             raise
         self._drop_leases(process.id, but=lease)
-        after = self.status([process.id.pid])[1]
-        if not after or after[0].snapshot != lease.snapshot:
-            raise VanishedError(f"process {process.id.pid} ended, or set its environment itself")
-        item = after[0]
-        failed = item.state not in (State.PROTECTED, State.DEFUSED)
-        return Outcome(process, item.state, item.reason, delivery, lease.snapshot, True, failed)
+        after = self._look_again(process)
+        if after.snapshot != lease.snapshot:
+            raise RefusedError(f"process {process.id.pid} does not see what was delivered to it")
+        failed = after.state not in (State.PROTECTED, State.DEFUSED)
+        return Outcome(process, after.state, after.reason, delivery, lease.snapshot, True, failed)
+
+    def _look_again(self, process: Process) -> Item:
+        """What the process is pointed at now; the modules on disk are not read again."""
+        seen = self._scan([process.id.pid], modules=False)
+        if seen.unreadable:
+            raise UnreadableError(seen.unreadable[0].reason)
+        if [found.id for found in seen.processes] != [process.id]:
+            raise VanishedError(f"process {process.id.pid} ended")
+        return self._looked_at(seen)[0]
 
     def _snapshot(self, source: str | Capture) -> Holding:
         """The holding to deliver, captured now if it has to be."""
         if isinstance(source, Capture):
-            self.progress(f"holding the modules of {source.build.version or source.build.program}")
-            source = capture(self.store, source, self.programs).id
+            source = self._capture(source)
         return _holding(self.store.holdings(), source)
 
+    def _capture(self, wanted: Capture) -> str:
+        """Take a snapshot; many processes of one build want the same."""
+        build = wanted.build
+        key = (build.program, build.build_id, build.stamp, wanted.purpose, wanted.modules)
+        if key not in self._taken:
+            self.progress(f"holding the modules of {build.version or build.program}")
+            self._taken[key] = capture(self.store, wanted, self.programs).id
+        return self._taken[key]
+
     def _check(self, holding: Holding, process: Process, delivery: Delivery) -> None:
-        damage = holding.damage or self.store.damage(holding)
+        if holding.snapshot.id not in self._read:
+            self._read[holding.snapshot.id] = self.store.damage(holding)
+        damage = holding.damage or self._read[holding.snapshot.id]
         if damage:
             raise DamagedError(f"snapshot {holding.snapshot.id} is not used: {damage}")
         if delivery is Delivery.ENVIRONMENT:
@@ -166,8 +210,7 @@ class Holdover:
     def _hold_for(self, transaction: ProcessId, wanted: Capture) -> str:
         """One that starts while files are replaced has the old build and meets the new files."""
         try:
-            snapshot = capture(self.store, wanted, self.programs)
-            self.store.add_lease(Lease(transaction, snapshot.id, "transaction", ""))
+            self.store.add_lease(Lease(transaction, self._capture(wanted), "transaction", ""))
         except (HoldoverError, OSError) as error:
             return f"{wanted.executable} is not held: {error}"
         return ""
@@ -179,7 +222,7 @@ class Holdover:
 
         Raises `RefusedError` if the process would then find files of another build, unless forced.
         """
-        with self.store.writing(self.lock_timeout):
+        with self._writing():
             items = self.status([pid])[1]
             if not items:
                 raise ProcessError(f"process {pid} is no program that holdover knows")
@@ -190,8 +233,10 @@ class Holdover:
                 self._check_release(item)
             self._take_back(item)
             self._drop_leases(item.process.id)
-            after = self.status([pid])[1][0]
-            return Outcome(after.process, after.state, after.reason, changed=True)
+            after = self.status([pid])[1]
+            if not after:
+                raise VanishedError(f"process {pid} ended")
+            return Outcome(after[0].process, after[0].state, after[0].reason, changed=True)
 
     def _check_release(self, item: Item) -> None:
         views = self.store.views
@@ -215,10 +260,11 @@ class Holdover:
 
     def collect(self, *, dry_run: bool = False, transaction: ProcessId | None = None) -> Collected:
         """Remove what nobody needs; the leases of `transaction` end here."""
-        with self.store.writing(self.lock_timeout):
+        with nullcontext() if dry_run else self._writing():
             if transaction is not None:
                 self._drop_leases(transaction)
-            return collect(self.store, self._scan(), self.proc.is_alive, dry_run=dry_run)
+            seen = self._scan(modules=False)
+            return collect(self.store, seen, self.proc.is_alive, dry_run=dry_run)
 
     def _drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:
         for lease in self.store.leases():

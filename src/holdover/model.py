@@ -102,6 +102,8 @@ class Process:
     build: Build
     chosen: tuple[Path, ...] = ()
     """Directories that its environment names for modules, the one that counts first."""
+    chosen_known: bool = field(default=True, kw_only=True)
+    """Whether its environment could be read."""
     covered_by: FileId | None = None
     """Identity of its module directory as the process itself sees it."""
     loaded: frozenset[str] = frozenset()

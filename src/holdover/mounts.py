@@ -22,6 +22,8 @@ class Mount:
     peer_group: int | None
     """N of "shared:N": mounts made below it appear in every other mount of that group."""
     kind: str
+    master: int | None = None
+    """N of "master:N": mounts made below the mounts of that group appear here as well."""
 
 
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
@@ -34,14 +36,15 @@ def _parse_line(line: str) -> Mount:
     try:
         fields = line.split(" ")
         dash = fields.index("-", 6)
-        shared = [f.removeprefix("shared:") for f in fields[6:dash] if f.startswith("shared:")]
+        optional = dict(field.partition(":")[::2] for field in fields[6:dash])
         return Mount(
             id=int(fields[0]),
             parent=int(fields[1]),
             root=_unescape(fields[3]),
             point=_unescape(fields[4]),
             options=frozenset(fields[5].split(",")),
-            peer_group=int(shared[0]) if shared else None,
+            peer_group=int(optional["shared"]) if "shared" in optional else None,
+            master=int(optional["master"]) if "master" in optional else None,
             kind=fields[dash + 1],
         )
     except (ValueError, IndexError) as error:
@@ -57,7 +60,7 @@ def sharing_refusal(mount: Mount, others: tuple[Mount, ...]) -> str:
     """Why nothing may be mounted below `mount`, given the mounts of all other namespaces; or ""."""
     if mount.peer_group is None:
         return ""
-    if any(other.peer_group == mount.peer_group for other in others):
+    if any(mount.peer_group in (other.peer_group, other.master) for other in others):
         return (
             f"{mount.point} is shared with another mount namespace "
             f"(shared:{mount.peer_group}): the view would appear there too"

@@ -148,11 +148,13 @@ class ProcFs:
             return self.path(pid, f"ns/{kind}").stat().st_ino
 
     def is_alive(self, process: ProcessId) -> bool:
-        """Whether that very process still runs; a zombie does not."""
+        """Whether that very process still runs; a zombie does not. In doubt it does."""
         try:
             stat = self.stat(process.pid)
         except VanishedError:
             return False
+        except (UnreadableError, MalformedError):
+            return True
         return stat.start_time == process.start_time and stat.state not in "ZXx"
 
     @contextmanager

@@ -17,9 +17,7 @@ A view without a manifest is not there, whoever reads; the next writer removes i
 is in staging. docs/store.md has the crash table.
 """
 
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -29,16 +27,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdover import linux
+from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import BusyError, DamagedError, StoreError, UntrustedError
 from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose, Snapshot
-from holdover.trust import distrust_file
+from holdover.staging import Staging, file_digest
 
-__all__ = ["Store", "Staging"]
+__all__ = ["Store"]
 
 SCHEMA = "holdover.snapshot/1"
 _LOCK_POLL = 0.02  # seconds
@@ -77,7 +76,7 @@ class Store:
 
         What a killed writer left behind is removed first.
         """
-        with _store_errors("prepare the store"):
+        with store_errors("prepare the store"):
             for directory in (self.views, self._staging, self._manifests, self._leases):
                 directory.mkdir(parents=True, exist_ok=True)
             self._check_trust()
@@ -111,20 +110,21 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what has no manifest: the writer that made it was killed."""
-        with _store_errors("clean the store"):
+        with store_errors("clean the store"):
             for left in self._staging.iterdir():
-                shutil.rmtree(left)
+                _remove(left)
             for half_written in (*self._manifests.glob(".*.new"), *self._leases.glob(".*.new")):
                 half_written.unlink()
-            committed = {path.stem for path in self._manifests.glob("*.json")}
+            needed = {path.stem for path in self._manifests.glob("*.json")}
+            needed |= {lease.snapshot for lease in self.leases()}  # its manifest may be lost
             for view in self.views.iterdir():
-                if view.name not in committed:
-                    shutil.rmtree(view)
+                if view.name not in needed:
+                    _remove(view)
 
     @contextmanager
-    def staging(self) -> Iterator["Staging"]:
+    def staging(self) -> Iterator[Staging]:
         """A view in the making; it vanishes unless it is committed."""
-        with _store_errors("write to the store"):
+        with store_errors("write to the store"):
             directory = Path(tempfile.mkdtemp(dir=self._staging))
             directory.chmod(0o755)
         try:
@@ -133,47 +133,70 @@ class Store:
             # what cannot be removed now goes with the next sweep, and must not hide the error
             shutil.rmtree(directory, ignore_errors=True)
 
-    def commit(self, staging: "Staging", snapshot: Snapshot) -> Snapshot:
+    def commit(self, staging: Staging, wanted: Snapshot) -> Snapshot:
         """Make the view and its manifest appear; a sound one that is already there is kept.
+
+        One that is damaged stays until nobody is pointed at it, and this one gets another id.
 
         Order: the view is complete on disk, it moves to its place, its manifest does. The
         manifest's rename is the commit point.
         """
-        old = next((h for h in self.holdings() if h.snapshot.id == snapshot.id), None)
-        if old is not None and not (old.damage or self.damage(old)):
-            return snapshot
-        with _store_errors("commit a snapshot"):
-            _sync(staging.directory)
-            if old is not None and old.view_file is not None:
-                old.view.rename(staging.directory.with_name(f"{staging.directory.name}.damaged"))
+        snapshot = wanted
+        there = {holding.snapshot.id: holding for holding in self.holdings()}
+        for number in count(2):
+            old = there.get(snapshot.id)
+            if old is None:
+                break
+            if not (old.damage or self.damage(old)):
+                return snapshot
+            snapshot = replace(snapshot, id=f"{wanted.id}-{number}")
+        with store_errors("commit a snapshot"):
+            sync(staging.directory)
             staging.directory.rename(self.views / snapshot.id)
-            _sync(self.views)
+            sync(self.views)
             text = json.dumps({"schema": SCHEMA} | asdict(snapshot), indent=1)
-            _write_atomically(self._manifests / f"{snapshot.id}.json", text)
+            write_atomically(self._manifests / f"{snapshot.id}.json", text)
         return snapshot
 
     def remove(self, snapshot_id: str) -> None:
         """Forget a snapshot: the manifest first, so that a half-removed view is not one."""
-        with _store_errors("remove a snapshot"):
+        with store_errors("remove a snapshot"):
             (self._manifests / f"{snapshot_id}.json").unlink()
-            _sync(self._manifests)
+            sync(self._manifests)
             with suppress(FileNotFoundError):  # somebody was there before
                 shutil.rmtree(self.views / snapshot_id)
+
+    def claim(self, pid_namespace: int) -> None:
+        """Raises `StoreError` if the leases name processes of another pid namespace.
+
+        There they may live, and here they would all look dead.
+        """
+        mark = self.run / "pid-namespace"
+        with store_errors("read the leases"):
+            known = mark.read_text() if mark.exists() else ""
+            if known == str(pid_namespace):
+                return
+            if known and self.leases():
+                raise StoreError(
+                    f"the leases in {self._leases} are of another pid namespace",
+                    hint="run holdover where it runs otherwise, on the host itself",
+                )
+            write_atomically(mark, str(pid_namespace))
 
     # -- leases --------------------------------------------------------------------------------
 
     def add_lease(self, lease: Lease) -> None:
-        with _store_errors("write a lease"):
-            _write_atomically(self._lease_path(lease), json.dumps(asdict(lease)))
+        with store_errors("write a lease"):
+            write_atomically(self._lease_path(lease), json.dumps(asdict(lease)))
 
     def drop_lease(self, lease: Lease) -> None:
-        with _store_errors("drop a lease"):
+        with store_errors("drop a lease"):
             self._lease_path(lease).unlink(missing_ok=True)
 
     def leases(self) -> tuple[Lease, ...]:
         """All leases, of the living and the dead."""
-        with _store_errors("read the leases"):
-            return tuple(_read_all(_parse_lease, self._leases, "[0-9]*"))
+        with store_errors("read the leases"):
+            return tuple(_read_all(_parse_lease, self._leases, "[0-9]*-[0-9]*-*"))
 
     def _lease_path(self, lease: Lease) -> Path:
         return self._leases / f"{lease.process}-{lease.snapshot}"
@@ -182,13 +205,16 @@ class Store:
 
     def holdings(self) -> tuple[Holding, ...]:
         """All snapshots with their present condition, oldest first."""
-        with _store_errors("read the store"):
+        with store_errors("read the store"):
             found = _read_all(self._holding, self._manifests, "[!.]*.json")
         return tuple(sorted(found, key=lambda holding: holding.snapshot.created))
 
     def _holding(self, manifest: Path) -> Holding:
-        snapshot = _parse_manifest(manifest)
-        view = self.views / snapshot.id
+        view = self.views / manifest.stem
+        try:
+            snapshot = _parse_manifest(manifest)
+        except DamagedError as error:
+            return Holding(_unknown_snapshot(manifest.stem), view, None, error.message)
         try:
             found = view.stat()
         except FileNotFoundError:
@@ -207,14 +233,14 @@ class Store:
 
     def bytes_held(self, holdings: tuple[Holding, ...]) -> dict[str, int]:
         """For each snapshot the bytes on disk that nothing outside the store holds any more."""
-        with _store_errors("read the store"):
+        with store_errors("read the store"):
             files = {h.snapshot.id: _stats(h) for h in holdings}
         links = Counter(found.st_ino for stats in files.values() for found in stats)
         return {snapshot: _bytes_only_in(stats, links) for snapshot, stats in files.items()}
 
     def bytes_freed_without(self, holdings: Collection[Holding]) -> int:
         """Bytes on disk that go when all of these go at once."""
-        with _store_errors("read the store"):
+        with store_errors("read the store"):
             stats = [found for holding in holdings for found in _stats(holding)]
         return _bytes_only_in(stats, Counter(found.st_ino for found in stats))
 
@@ -228,73 +254,6 @@ def _bytes_only_in(stats: list[os.stat_result], links: Counter[int]) -> int:
     """Size of those files that have no more names than were counted in `links`."""
     files = {found.st_ino: found for found in stats if found.st_nlink == links[found.st_ino]}
     return sum(found.st_blocks * 512 for found in files.values())
-
-
-@dataclass(frozen=True)
-class Staging:
-    """A view in the making."""
-
-    directory: Path
-
-    def hold(self, name: str, origin: Path) -> HeldFile:
-        """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
-
-        Raises `StoreError`, also for a set-id file (a link would keep its holes reachable) and for
-        one that somebody but root can write (it would get into everybody's processes).
-        """
-        target = self.directory / name
-        with _store_errors(f"hold {origin}"):
-            _check_holdable(origin, origin.lstat())
-            how = _hold(origin, target)
-            found = target.lstat()
-            _check_holdable(origin, found)  # it may have been replaced meanwhile
-            digest = file_digest(target)
-            return HeldFile(name, str(origin), found.st_size, found.st_mtime_ns, digest, how)
-
-    def add_decoys(self, names: tuple[str, ...]) -> None:
-        """Put an empty file under each name; all are one inode."""
-        with _store_errors("write the decoys"):
-            first: Path | None = None
-            for name in names:
-                path = self.directory / f"{name}.so"
-                if first is None:
-                    path.touch(0o644)
-                    first = path
-                else:
-                    path.hardlink_to(first)
-
-
-def _check_holdable(origin: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
-        raise StoreError(f"{origin} is set-id or no regular file: it is never held")
-    if problem := distrust_file(found):
-        raise UntrustedError(f"{origin} is not held: {problem}")
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hold(origin: Path, target: Path) -> str:
-    try:
-        target.hardlink_to(origin)
-        return "link"
-    except OSError as error:
-        # another mount, an immutable file, too many links, a file system without links
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
-            raise
-    with origin.open("rb") as source, target.open("xb") as copy:
-        try:
-            linux.reflink(source.fileno(), copy.fileno())
-            how = "reflink"
-        except OSError:
-            shutil.copyfileobj(source, copy)
-            how = "copy"
-        copy.flush()
-        os.fsync(copy.fileno())
-    shutil.copystat(origin, target)
-    return how
 
 
 def _quick_damage(snapshot: Snapshot, view: Path) -> str:
@@ -331,24 +290,6 @@ def _read_all(read: Callable[[Path], T], directory: Path, pattern: str) -> list[
     return found
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _parse_manifest(path: Path) -> Snapshot:
     data = _read_json(path)
     try:
@@ -361,14 +302,26 @@ def _parse_manifest(path: Path) -> Snapshot:
         raise DamagedError(f"{path} is no manifest: {error!r}") from error
 
 
+def _unknown_snapshot(snapshot_id: str) -> Snapshot:
+    """What a manifest stands for that cannot be read: kept, and delivered to nobody."""
+    return Snapshot(snapshot_id, Purpose.HOLD, "", "", "", "", "", (), ())
+
+
 def _parse_lease(path: Path) -> Lease:
-    data = _read_json(path)
+    """What counts is in the name; a lease whose content is damaged is one all the same."""
+    pid, start_time, snapshot = path.name.split("-", 2)
+    process = ProcessId(int(pid), int(start_time))
     try:
-        return Lease(process=ProcessId(**data.pop("process")), **data)
-    except (KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{path} is no lease: {error!r}", hint="look at it, and remove it"
-        ) from error
+        data = _read_json(path)
+        return Lease(process, snapshot, str(data["name"]), str(data["delivery"]))
+    except (DamagedError, KeyError):
+        return Lease(process, snapshot, "", "")
+
+
+def _remove(path: Path) -> None:
+    """A directory with all that is in it; anything else is not ours, and stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -379,20 +332,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DamagedError(f"{path} cannot be parsed: not an object")
     return data
-
-
-@contextmanager
-def _store_errors(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hints = {
-            errno.ENOSPC: "make room on its file system; nothing half-made was left",
-            errno.EROFS: "mount it writable, or put the store elsewhere",
-            errno.EACCES: "run holdover as root",
-            errno.EPERM: "run holdover as root",
-        }
-        raise StoreError(
-            f"could not {doing}: {error.strerror} ({error.filename})",
-            hint=hints.get(error.errno or 0, ""),
-        ) from error

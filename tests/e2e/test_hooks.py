@@ -61,6 +61,30 @@ def test_holdover_that_cannot_start_does_not_stop_apt(lab: Lab, broken: str) -> 
     assert guest.lives()
 
 
+def test_package_list_in_another_encoding_is_read(lab: Lab) -> None:
+    guest = enable(lab)
+    line = r"qemu-utils 1 amd64 none < 2 amd64 none /srv/P\366.deb\n"
+    hook = "LC_ALL=C.UTF-8 holdover hook apt before $$"
+    done = lab.run("sh", "-c", f"printf 'VERSION 3\\n\\n{line}' | {hook}")
+    assert "unexpected" not in done.stderr
+    assert lab.status(guest.pid)["state"] == "protected"
+
+
+def test_after_hook_that_finds_the_store_busy_leaves_its_mark(lab: Lab) -> None:
+    """Until it has done its work, the next transaction makes good."""
+    guest = Guest.start(lab.root, "guest")
+    lab.path("/run/holdover").mkdir()
+    marker = lab.path("/run/holdover/transaction")
+    marker.write_text("1 1\n")
+    lab.path("/usr/lib/holdover").touch()
+    assert "Not a directory" in lab.holdover("hook", "apt", "after").stderr
+    assert marker.exists()
+    lab.path("/usr/lib/holdover").unlink()
+    lab.holdover("hook", "apt", "after")
+    assert not marker.exists()
+    assert guest.lives()
+
+
 def test_garbage_instead_of_a_package_list_protects_everything(lab: Lab) -> None:
     guest = enable(lab)
     done = lab.run("sh", "-c", "holdover hook apt before $$", text="\0\xff rm -rf\nVERSION 9\n")
@@ -71,8 +95,12 @@ def test_garbage_instead_of_a_package_list_protects_everything(lab: Lab) -> None
 
 @pytest.mark.parametrize(
     ("owns", "state"),
-    [("/usr/bin/qemu-system-x86_64\n", "protected"), ("/usr/bin/other\n", "current")],
-    ids=["ours", "other"],
+    [
+        ("/usr/bin/qemu-system-x86_64\n", "protected"),
+        ("/usr/lib/x86_64-linux-gnu/qemu\n/usr/lib/x86_64-linux-gnu/qemu/x.so\n", "protected"),
+        ("/usr/bin/other\n", "current"),
+    ],
+    ids=["executable", "module", "other"],
 )
 def test_package_is_told_by_its_files_whatever_its_name(lab: Lab, owns: str, state: str) -> None:
     guest = enable(lab)
@@ -190,3 +218,21 @@ def test_hook_that_takes_too_long_gives_up_and_the_transaction_goes_on(lab: Lab)
     assert upgraded(lab)
     assert lab.status(guest.pid)["state"] == "at-risk"
     assert guest.lives()
+
+
+def test_hook_that_is_killed_leaves_everyone_whole_and_nothing_behind(lab: Lab) -> None:
+    lab.root.run("holdover", "enable")
+    guest = Guest.start(lab.root, "guest", wrapper=("unshare", "--mount"))
+    listing = "VERSION 3\n\nqemu-utils 1 amd64 none < 2 amd64 none /x.deb\n"
+    hook = "holdover hook apt before $$; true"
+    for step in range(1, 12):
+        lab.run("timeout", "-s", "KILL", f"{0.05 * step:.2f}", "sh", "-c", hook, text=listing)
+        assert lab.status(guest.pid)["state"] in ("current", "protected")
+    lab.upgrade()
+    assert lab.status(guest.pid)["state"] == "protected"
+    assert guest.probe_twice("https disk") == (ATTACHED, ATTACHED)
+    guest.kill()
+    lab.holdover("gc")
+    assert lab.held() == []
+    assert list(lab.path("/usr/lib/holdover/view").iterdir()) == []
+    assert list(lab.path("/run/holdover/lease").iterdir()) == []

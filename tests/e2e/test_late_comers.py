@@ -55,6 +55,18 @@ def test_guest_of_another_root_is_foreign_and_left_alone(lab: Lab) -> None:
     assert lab.held() == []
 
 
+def test_collecting_from_another_pid_namespace_is_refused(lab: Lab) -> None:
+    """There every guest looks dead."""
+    guest = Guest.start(lab.root, "guest")
+    lab.holdover("protect")
+    lab.upgrade()
+    done = lab.run("unshare", "--pid", "--fork", "--mount-proc", "holdover", "gc")
+    assert done.returncode == 1
+    assert "another pid namespace" in done.stderr
+    assert len(lab.held()) == 1
+    assert guest.probe_twice("https disk") == (ATTACHED, ATTACHED)
+
+
 def test_executable_without_modules_is_current(lab: Lab) -> None:
     guest = Guest.start(
         lab.root, "micro", machine="none,accel=qtest", binary="qemu-system-x86_64-microvm"

@@ -25,6 +25,17 @@ def test_module_package_that_comes_with_the_upgrade_is_refused(lab: Lab) -> None
     assert lab.status(guest.pid)["state"] == "protected"
 
 
+def test_module_package_of_the_same_build_is_there_for_guests_that_run(lab: Lab) -> None:
+    """It is installed in order to attach such a disk to a guest that runs."""
+    guest = start_guest_before_any_block_module_is_installed(lab)
+    lab.root.run("holdover", "enable")
+    lab.root.apt("install", f"qemu-block-extra={lab.older}")
+    assert guest.probe_twice("https disk") == (ATTACHED, ATTACHED)
+    lab.upgrade()
+    assert {guest.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+    assert len(lab.held()) == 1
+
+
 def test_module_package_that_comes_with_the_upgrade_kills_the_twin(stock: Lab) -> None:
     guest = start_guest_before_any_block_module_is_installed(stock)
     stock.upgrade()

@@ -23,7 +23,7 @@ def point_of(name: str) -> str:
 def test_the_example_of_the_manual_page_is_read() -> None:
     (found,) = parse_mountinfo(LINE + "\n")
     options = frozenset({"rw", "noatime"})
-    assert found == Mount(36, 35, "/mnt1", "/mnt2", options, None, "ext3")
+    assert found == Mount(36, 35, "/mnt1", "/mnt2", options, None, "ext3", master=1)
 
 
 @pytest.mark.parametrize(

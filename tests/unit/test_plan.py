@@ -106,7 +106,12 @@ STATES = {
     "decoys": (DISARMED, WRONG, State.DEFUSED, "refused"),
     "view of other build": (MISLED, OWN, State.AT_RISK, "qemu-other, which is of another build"),
     "unsupported": (FOREVER, WRONG, State.UNSUPPORTED, "root directory"),
-    "unknown view": (process(chosen=(VIEWS / "gone",)), OWN, State.CURRENT, "are its own"),
+    "unknown view": (
+        process(chosen=(VIEWS / "gone",)),
+        OWN,
+        State.AT_RISK,
+        "pointed at .*gone, which the store does not know",
+    ),
     "admin's directory": (process(chosen=(ADMIN,)), OWN, State.CURRENT, "are its own"),
     "admin's directory first": (
         process(chosen=(ADMIN,)),
@@ -379,10 +384,31 @@ def test_installed_build_is_captured_only_before_a_change(aim: Aim) -> None:
     assert planned(seen, aim=aim).captures == ()
 
 
-def test_installed_build_that_is_held_is_not_captured_again() -> None:
+def test_installed_build_is_held_for_the_transaction_also_if_it_is_held_for_a_guest() -> None:
     seen = scan(modules=OWN, installed=(Installed(EXECUTABLE, build()),))
-    assert planned(seen, HELD, aim=Aim.PROTECT).captures == ()
+    assert len(planned(seen, HELD, aim=Aim.PROTECT).captures) == 1
     assert len(planned(seen, DAMAGED, OTHERS, DEFUSED, aim=Aim.PROTECT).captures) == 1
+
+
+def test_executables_of_one_source_build_are_held_once() -> None:
+    others = (build(f"{number:040x}") for number in range(3))
+    installed = tuple(Installed(EXECUTABLE, other) for other in others)
+    assert len(planned(scan(modules=OWN, installed=installed), aim=Aim.PROTECT).captures) == 1
+
+
+def test_newcomer_is_served_from_what_another_executable_of_its_source_build_holds() -> None:
+    item = decided(replace(REPLACED, build=build(OTHER_BUILD_ID)), WRONG, HELD, aim=Aim.CATCH_UP)
+    assert isinstance(item.source, Capture)
+    assert [path.parent for _, path in item.source.modules] == [HELD.view] * 2
+
+
+def test_modules_installed_after_a_guest_was_protected_are_added_to_its_view() -> None:
+    more = OWN + modules("block-new")
+    for aim in (Aim.PROTECT, Aim.CATCH_UP):
+        item = decided(POINTED, more, HELD, aim=aim)
+        assert isinstance(item.source, Capture)
+        assert "block-new" in dict(item.source.modules)
+        assert decided(POINTED, OWN, HELD, aim=aim).deliver is None
 
 
 def test_several_builds_at_once_each_get_their_own() -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -39,13 +40,13 @@ def run_hook(words: Sequence[str]) -> int:
     signal.setitimer(signal.ITIMER_REAL, BUDGET)
     try:
         said = _dispatch(words)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if said:
+            print(f"holdover: {said} ({time.perf_counter() - started:.2f} s)", flush=True)
     except (HoldoverError, BudgetError) as error:
         _complain(str(error))
     except Exception as error:  # whatever it is, it is not the transaction's fault
         _complain(f"unexpected: {error!r}")
-    else:
-        if said:
-            print(f"holdover: {said} ({time.perf_counter() - started:.2f} s)", flush=True)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return 0
@@ -56,47 +57,57 @@ def _give_up(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _complain(text: str) -> None:
-    print(f"holdover: {printable(text)}", file=sys.stderr)
-    print(
-        "holdover: the transaction goes on; `holdover status` shows who is at risk", file=sys.stderr
-    )
+    with suppress(OSError):  # nobody reads it
+        print(f"holdover: {printable(text)}", file=sys.stderr)
+        what = "the transaction goes on; `holdover status` shows who is at risk"
+        print(f"holdover: {what}", file=sys.stderr)
 
 
 def _dispatch(words: Sequence[str]) -> str:
     match list(words):
         case ["apt", "before", pid] if pid.isdecimal():
-            return before_apt(sys.stdin.read(_MAX_INPUT), int(pid))
+            listing = sys.stdin.buffer.read(_MAX_INPUT).decode("utf-8", "surrogateescape")
+            return before_apt(listing, int(pid))
         case ["apt", "after"]:
             return after_transaction()
     raise UsageError(f"no such hook: {shlex.join(words)}", hint="run `holdover enable` again")
 
 
 def before_apt(listing: str, pid: int) -> str:
-    """Protect what apt is about to change. A list that makes no sense may concern everything."""
+    """Protect what apt is about to change. If that cannot be told, it may be everything."""
+    try:
+        touches = _touches(listing)
+    except (HoldoverError, OSError) as error:
+        _complain(f"{error}; protecting everything")
+        touches = _everything
+    return _protect(touches, pid) if touches else ""
+
+
+def _everything(_: Path) -> bool:
+    return True
+
+
+def _touches(listing: str) -> Callable[[Path], bool] | None:
+    """Which files a transaction changes, or None if none of them concerns a program."""
     from holdover.programs import load_programs
 
     programs = load_programs()
-    try:
-        changes = apt.parse_changes(listing.splitlines())
-    except UsageError as error:
-        _complain(f"{error.message}; protecting everything")
-        return _protect(lambda _: True, pid)
+    changes = apt.parse_changes(listing.removesuffix("\n").split("\n"))
     if apt.names_any(changes, [p for program in programs for p in program.packages]):
-        # perhaps a package that is new: its files may land among those of an old build
-        return _protect(lambda _: True, pid)
-    listing = apt.changed_files(changes)
-    if not any(program.is_among(listing) for program in programs):
-        return ""
-    files = frozenset(listing.split("\n"))
+        return _everything  # a new package's files may land among those of an old build
+    owned = apt.changed_files(changes)
+    if not any(program.is_among(owned) for program in programs):
+        return None
+    files = frozenset(owned.split("\n"))
     directories = {file.rpartition("/")[0] for file in files}
-    return _protect(lambda path: str(path) in files or str(path) in directories, pid)
+    return lambda path: str(path) in files or str(path) in directories
 
 
 def _protect(touches: Callable[[Path], bool], pid: int) -> str:
     from holdover.flow import Holdover
     from holdover.steps.plan import Aim
 
-    holdover = Holdover()
+    holdover = Holdover(lock_timeout=BUDGET)
     transaction = _identity(holdover.proc, pid)
     MARKER.parent.mkdir(parents=True, exist_ok=True)
     MARKER.write_text(f"{transaction.pid} {transaction.start_time}\n" if transaction else "")
@@ -117,11 +128,11 @@ def after_transaction() -> str:
     from holdover.flow import Holdover
     from holdover.steps.plan import Aim
 
-    holdover = Holdover()
+    holdover = Holdover(lock_timeout=BUDGET)
     transaction = _parse_marker(MARKER.read_bytes()) if MARKER.exists() else None
-    MARKER.unlink(missing_ok=True)
     result = holdover.carry_out(Aim.CATCH_UP)
     holdover.collect(transaction=transaction)
+    MARKER.unlink(missing_ok=True)  # last: until then the next run of dpkg makes good
     return _summary(result)
 
 

@@ -42,6 +42,10 @@ def _run(options: "Namespace") -> int:
         for line in error.hint.splitlines():
             print(f"holdover: {printable(line)}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        problem = printable(f"{error.filename}: {error.strerror}")
+        print(f"holdover: {problem}; run holdover as root", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has seen enough
         return 0

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from holdover.builds import read_module_names, read_module_stamp
-from holdover.errors import DamagedError, VanishedError
+from holdover.errors import DamagedError, UnreadableError, VanishedError
 from holdover.model import Capture, HeldFile, Snapshot
 from holdover.programs import Program
-from holdover.store import Staging, Store
+from holdover.staging import Staging
+from holdover.store import Store
 
 __all__ = ["capture"]
 
@@ -33,8 +34,10 @@ def _decoys(wanted: Capture, program: Program) -> tuple[str, ...]:
     try:
         with wanted.executable.open("rb") as file:
             known = read_module_names(file, program)
+    except FileNotFoundError as error:
+        raise VanishedError(f"{wanted.executable} is gone") from error
     except OSError as error:
-        raise VanishedError(f"{wanted.executable} is gone: {error.strerror}") from error
+        raise UnreadableError(f"{wanted.executable} cannot be read: {error.strerror}") from error
     on_disk = {path.stem for d in wanted.build.directories for path in Path(d).glob("*.so")}
     return tuple(sorted((known | on_disk) - {name for name, _ in wanted.modules}))
 

@@ -25,16 +25,20 @@ def collect(
 ) -> Collection:
     """Remove what no live process needs; the caller holds the store's lock.
 
-    A process needs a snapshot if a lease says so or if it is seen to be pointed at it. If some
-    process could not be read, nothing goes: it may be pointed anywhere.
+    A process needs a snapshot if a lease says so or if it is seen to be pointed at it. If it cannot
+    be told what some process is pointed at, nothing goes.
     """
     leases = store.leases()
     dead = tuple(lease for lease in leases if not is_alive(lease.process))
     leased = {lease.snapshot for lease in leases if lease not in dead}
-    holdings = store.holdings()
-    unused = [h for h in holdings if h.snapshot.id not in leased and not _seen(h, scan)]
-    if scan.unreadable and unused:
-        return Collection((), (), 0, f"{len(scan.unreadable)} processes could not be read")
+    unused = [
+        holding
+        for holding in store.holdings()
+        if holding.snapshot.id not in leased and holding.snapshot.program
+        if not _seen(holding, scan)
+    ]
+    if unused and (doubt := _doubt(scan)):
+        return Collection((), (), 0, doubt)
     freed = store.bytes_freed_without(unused)
     if not dry_run:
         for holding in unused:
@@ -42,6 +46,13 @@ def collect(
         for lease in dead:
             store.drop_lease(lease)
     return Collection(dead, tuple(h.snapshot.id for h in unused), freed)
+
+
+def _doubt(scan: Scan) -> str:
+    if scan.unreadable:
+        return f"{len(scan.unreadable)} processes could not be read"
+    blind = [process.id.pid for process in scan.processes if not process.chosen_known]
+    return f"the environment of process {blind[0]} could not be read" if blind else ""
 
 
 def _seen(holding: Holding, scan: Scan) -> bool:

@@ -6,7 +6,7 @@ as long as it carries the build's stamp; a replaced executable whose successor c
 stamp is suspicious (two package builds of one source), and nothing is captured for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -95,19 +95,24 @@ class _Decision:
             delivery, holding = seen
             state, reason = _state_with(process, holding)
             return Item(process, state, reason, delivery, holding.snapshot.id)
+        if any(directory.parent == self.views for directory in process.chosen[:1]):
+            reason = f"it is pointed at {process.chosen[0]}, which the store does not know"
+            return Item(process, State.AT_RISK, reason)
         state, reason = self._state_without(process)
         return Item(process, state, reason)
 
     def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
         """The view that the process finds first; the environment comes before the directory."""
-        for holding in self.holdings:
-            if process.chosen[:1] == (holding.view,):
-                return Delivery.ENVIRONMENT, holding
+        if pointed_at := self._pointed_at(process):
+            return Delivery.ENVIRONMENT, pointed_at
         for holding in self.holdings:
             covered = holding.view_file is not None and holding.view_file == process.covered_by
             if covered and not self._looks_elsewhere_first(process):
                 return Delivery.MOUNT, holding
         return None
+
+    def _pointed_at(self, process: Process) -> Holding | None:
+        return next((h for h in self.holdings if process.chosen[:1] == (h.view,)), None)
 
     def _looks_elsewhere_first(self, process: Process) -> bool:
         """In a directory that somebody else chose: then covering the usual one is no use."""
@@ -146,12 +151,20 @@ class _Decision:
                 return any(map(touches, (item.process.executable, *item.process.build.directories)))
             case Aim.PROTECT, State.UNSUPPORTED:
                 return touches(item.process.executable)
+            case ((Aim.PROTECT | Aim.CATCH_UP), State.PROTECTED):
+                return self._has_more_modules(item)
             case Aim.CATCH_UP, State.AT_RISK | State.DEFUSED:
                 return True
             case Aim.DEFUSE, State.AT_RISK:
                 return True
             case _:
                 return False
+
+    def _has_more_modules(self, item: Item) -> bool:
+        """Some that were installed after it was protected; its view refuses them."""
+        held = next(h for h in self.holdings if h.snapshot.id == item.snapshot)
+        own = self._own_modules(item.process.build, self._directories(item.process))
+        return not item.process.look_alike and not own.keys() <= held.snapshot.modules
 
     def remedy(self, item: Item) -> Item:
         process = item.process
@@ -175,8 +188,10 @@ class _Decision:
             return Capture(process.build, Purpose.DEFUSE, executable, (), reason), ""
         held = self._held(process.build)
         own = self._own_modules(process.build, self._directories(process))
-        if held is not None and (process.replaced or own.keys() <= held.snapshot.modules):
+        if held is not None and (process.look_alike or own.keys() <= held.snapshot.modules):
             return held.snapshot.id, ""
+        if held is None and not own:
+            held = self._sibling(process.build)
         if held is None and not own and item.state is not State.CURRENT:
             return "", (
                 "its modules were replaced before it was protected; "
@@ -191,15 +206,17 @@ class _Decision:
 
     def _held(self, build: Build) -> Holding | None:
         """The fullest undamaged snapshot of exactly this build."""
-        fitting = [
-            holding
-            for holding in self.holdings
-            if holding.snapshot.purpose is Purpose.HOLD
-            and holding.snapshot.build_id == build.build_id
-            and holding.snapshot.stamp == build.stamp
-            and not holding.damage
-        ]
-        return max(fitting, key=lambda holding: len(holding.snapshot.files), default=None)
+        return _fullest(h for h in self._same_stamp(build) if h.snapshot.build_id == build.build_id)
+
+    def _sibling(self, build: Build) -> Holding | None:
+        """One of another executable of the same source build: they share their modules."""
+        return _fullest(self._same_stamp(build))
+
+    def _same_stamp(self, build: Build) -> Iterator[Holding]:
+        for holding in self.holdings:
+            held = holding.snapshot
+            if held.purpose is Purpose.HOLD and held.stamp == build.stamp and not holding.damage:
+                yield holding
 
     def _own_modules(self, build: Build, where: tuple[Path, ...]) -> dict[str, Path]:
         own = [module for module in self.scan.modules if module.stamp == build.stamp]
@@ -221,17 +238,14 @@ class _Decision:
 
     def captures(self, touches: Touches) -> list[Capture]:
         """Installed builds that are about to be replaced: one may start while that happens."""
-        return [
-            self._capture_installed(installed)
+        touched = (
+            installed
             for installed in self.scan.installed
             if any(map(touches, (installed.path, *installed.build.directories)))
-            and self._needs_capture(installed.build)
-        ]
-
-    def _needs_capture(self, build: Build) -> bool:
-        held = self._held(build)
-        own = self._own_modules(build, build.directories)
-        return held is None or not own.keys() <= held.snapshot.modules
+        )
+        # the executables of one source build share their modules: held once, they serve all
+        by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in touched}
+        return [self._capture_installed(installed) for installed in by_stamp.values()]
 
     def _capture_installed(self, installed: Installed) -> Capture:
         own = self._own_modules(installed.build, installed.build.directories)
@@ -249,6 +263,10 @@ def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
     if snapshot.purpose is Purpose.DEFUSE:
         return State.DEFUSED, "late loads are refused, and no longer kill it"
     return State.PROTECTED, f"{len(snapshot.modules)} modules of its build are held"
+
+
+def _fullest(holdings: Iterable[Holding]) -> Holding | None:
+    return max(holdings, key=lambda holding: len(holding.snapshot.files), default=None)
 
 
 def _pairs(modules: dict[str, Path]) -> tuple[tuple[str, Path], ...]:

@@ -43,20 +43,24 @@ def scan(
     *,
     pids: Collection[int] = (),
     installed: bool = False,
+    modules: bool = True,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
+
+    Without `modules` those on disk are not read.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
     look = _Look(proc, programs, deliveries, views)
-    for pid in pids or proc.pids():
+    everyone = proc.pids()
+    for pid in set(pids) & set(everyone) if pids else everyone:  # /proc also answers for threads
         look.at(pid)
     builds = look.installed_builds() if installed else ()
     return Scan(
         processes=tuple(look.processes),
-        modules=tuple(look.modules(builds)),
+        modules=tuple(look.modules(builds)) if modules else (),
         installed=builds,
         foreign=look.foreign,
         unreadable=tuple(look.unreadable),
@@ -118,10 +122,9 @@ class _Look:
             return
         if problem := self._distrust(pid, path):
             unsupported = f"its executable cannot be trusted: {problem}"
-            build = Build(program.name, "", None, "", ())  # not even read
+            build = _unknown_build(program)  # not even read
         else:
-            build = self._build(pid, file, program)
-            unsupported = _CHROOTED if chrooted and build.stamp else ""
+            build, unsupported = self._supported_build(pid, file, program, chrooted=chrooted)
         in_place = _file_id(path)
         process = Process(
             id=identity,
@@ -134,6 +137,20 @@ class _Look:
             unsupported=unsupported,
         )
         self.processes.append(self._with_details(process, program))
+
+    def _supported_build(
+        self, pid: int, file: FileId, program: Program, *, chrooted: bool
+    ) -> tuple[Build, str]:
+        """And why nothing can be done for it, or ""."""
+        try:
+            build = self._build(pid, file, program)
+        except ElfError as error:
+            return _unknown_build(program), f"its executable cannot be read: {error.message}"
+        if build.stamp is None:
+            return build, ""
+        if not build.directories:
+            return build, "where it looks for modules is not known"
+        return build, _CHROOTED if chrooted else ""
 
     def _distrust(self, pid: int, path: Path) -> str:
         """Why somebody but root may have made the executable; what is in place may be another."""
@@ -162,7 +179,8 @@ class _Look:
         chosen, no_environment = self._environment(pid, program)
         return replace(
             process,
-            chosen=chosen,
+            chosen=chosen or (),
+            chosen_known=chosen is not None,
             no_environment=no_environment,
             covered_by=self._covered_by(pid, process.build),
             loaded=frozenset(self._loaded(pid, program)),
@@ -178,7 +196,7 @@ class _Look:
                 self.builds[file] = read_build(executable, program)
         return self.builds[file]
 
-    def _environment(self, pid: int, program: Program) -> tuple[tuple[Path, ...], str]:
+    def _environment(self, pid: int, program: Program) -> tuple[tuple[Path, ...] | None, str]:
         """Where its variable points, and why another value would not help it if so."""
         try:
             with Memory(self.proc, pid) as memory:
@@ -192,7 +210,7 @@ class _Look:
                     return chosen, error.message
                 return chosen, self._distrust_chosen(chosen) or self._hidden_store(pid)
         except (UnreadableError, UnsupportedError, MalformedError) as error:
-            return (), error.message
+            return None, error.message
 
     def _distrust_chosen(self, chosen: tuple[Path, ...]) -> str:
         """Its user may have set the variable; what others can change is not held for anybody."""
@@ -271,6 +289,10 @@ class _Look:
         for directory, program in directories.items():
             for path in sorted(directory.glob("*.so")):
                 yield Module(path.stem, path, _stamp_of(path, by_name[program]))
+
+
+def _unknown_build(program: Program) -> Build:
+    return Build(program.name, "", None, "", ())
 
 
 def _stamp_of(path: Path, program: Program) -> str:

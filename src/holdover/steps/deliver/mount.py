@@ -8,12 +8,14 @@ rename (FACTS), so it is always the directory.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from holdover import linux
 from holdover.covering import MountTables
 from holdover.errors import ProcessError, RefusedError, UnsupportedError, VanishedError
 from holdover.model import FileId, Process
+from holdover.mounts import parse_mountinfo
 from holdover.procfs import ProcFs
 
 __all__ = ["deliver", "release"]
@@ -32,6 +34,7 @@ def deliver(proc: ProcFs, process: Process, view: Path) -> None:
         raise RefusedError(f"process {process.id.pid}: {refusal}")
     ours = _file_id(directory)
     with _inside(proc, process, directory) as (target, enter):
+        _check_target(process, target, ours, view.parent)
         tree = linux.clone_directory(str(view))
         try:
             _in_child(enter, lambda: linux.attach(tree, target))
@@ -41,17 +44,34 @@ def deliver(proc: ProcFs, process: Process, view: Path) -> None:
 
 
 def release(proc: ProcFs, process: Process, view: Path) -> None:
-    """Take the mount away again, if it is there."""
+    """Take the mount away again, if it is there, and with it every view that lies below it."""
     directory = _directory(process)
     with _inside(proc, process, directory.parent) as (parent, enter):
-        if proc.file_of(process.id.pid, f"root{directory}") != _file_id(view):
-            return
+        count = _views_on(proc, process, directory, view.parent)
 
         def unmount() -> None:
             os.fchdir(parent)
-            linux.unmount(directory.name)
+            for _ in range(count):
+                linux.unmount(directory.name)
 
-        _in_child(enter, unmount)
+        if count:
+            _in_child(enter, unmount)
+
+
+def _views_on(proc: ProcFs, process: Process, directory: Path, views: Path) -> int:
+    """How many of our views are the topmost mounts on `directory`."""
+    mounts = parse_mountinfo(proc.read(process.id.pid, "mountinfo"))
+    there = [mount for mount in mounts if mount.point == str(directory)]
+    mark = f"/{views.parent.name}/{views.name}/"
+    return sum(1 for _ in takewhile(lambda mount: mark in mount.root, reversed(there)))
+
+
+def _check_target(process: Process, target: int, ours: FileId | None, views: Path) -> None:
+    """It may have changed its root since we looked, to have something else covered."""
+    found = os.fstat(target)
+    known = {ours, *(_file_id(view) for view in views.iterdir())}
+    if FileId(found.st_dev, found.st_ino) not in known:
+        raise RefusedError(f"process {process.id.pid}: its module directory is not this system's")
 
 
 def _directory(process: Process) -> Path:
@@ -76,7 +96,7 @@ def _inside(
     except OSError as error:
         raise VanishedError(f"process {pid} ended") from error
     try:
-        target = os.open(proc.path(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
+        target = _open_directory(proc, pid, directory)
         try:
             if proc.identity(pid) != process.id or proc.file_of(pid, "exe") != (
                 process.executable_file
@@ -85,10 +105,15 @@ def _inside(
             yield target, lambda: linux.enter_mount_namespace(pidfd)
         finally:
             os.close(target)
-    except FileNotFoundError as error:
-        raise VanishedError(f"process {pid} has no {directory} (any more)") from error
     finally:
         os.close(pidfd)
+
+
+def _open_directory(proc: ProcFs, pid: int, directory: Path) -> int:
+    try:
+        return os.open(proc.path(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise RefusedError(f"process {pid} has no {directory}: {error.strerror}") from error
 
 
 def _in_child(enter: Callable[[], None], work: Callable[[], None]) -> None:
@@ -127,6 +152,7 @@ def _check(
     except ProcessError:
         seen = None
     if seen != _file_id(view):
+        release(proc, process, view)
         raise RefusedError(f"process {process.id.pid} does not see the view that was mounted")
 
 

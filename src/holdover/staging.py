@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A view in the making: how a file gets into the store, and which files never do."""
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdover import linux
+from holdover.durable import store_errors
+from holdover.errors import StoreError, UntrustedError
+from holdover.model import HeldFile
+from holdover.trust import distrust_file
+
+__all__ = ["Staging", "file_digest"]
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A view in the making."""
+
+    directory: Path
+
+    def hold(self, name: str, origin: Path) -> HeldFile:
+        """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
+
+        Raises `StoreError`, also for a set-id file (a link would keep its holes reachable) and for
+        one that somebody but root can write (it would get into everybody's processes).
+        """
+        target = self.directory / name
+        with store_errors(f"hold {origin}"):
+            _check_holdable(origin, origin.lstat())
+            how = _hold(origin, target)
+            found = target.lstat()
+            _check_holdable(origin, found)  # it may have been replaced meanwhile
+            digest = file_digest(target)
+            return HeldFile(name, str(origin), found.st_size, found.st_mtime_ns, digest, how)
+
+    def add_decoys(self, names: tuple[str, ...]) -> None:
+        """Put an empty file under each name; all are one inode."""
+        with store_errors("write the decoys"):
+            first: Path | None = None
+            for name in names:
+                path = self.directory / f"{name}.so"
+                if first is None:
+                    path.touch(0o644)
+                    first = path
+                else:
+                    path.hardlink_to(first)
+
+
+def _check_holdable(origin: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        raise StoreError(f"{origin} is set-id or no regular file: it is never held")
+    if problem := distrust_file(found):
+        raise UntrustedError(f"{origin} is not held: {problem}")
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hold(origin: Path, target: Path) -> str:
+    try:
+        target.hardlink_to(origin)
+        return "link"
+    except OSError as error:
+        # another mount, an immutable file, too many links, a file system without links
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+    with origin.open("rb") as source, target.open("xb") as copy:
+        try:
+            linux.reflink(source.fileno(), copy.fileno())
+            how = "reflink"
+        except OSError:
+            shutil.copyfileobj(source, copy)
+            how = "copy"
+        copy.flush()
+        os.fsync(copy.fileno())
+    shutil.copystat(origin, target)
+    return how
