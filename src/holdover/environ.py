@@ -115,9 +115,13 @@ def changed_since(
 
 def entry_values(memory: Memory, live: LiveEnvironment, name: str) -> list[bytes]:
     """All values of the variable; getenv(name) returns the first in the process now."""
+    prefix = len(name.encode()) + 1
+    return [memory.read_string(entry)[prefix:] for entry in _entries_of(memory, live, name)]
+
+
+def _entries_of(memory: Memory, live: LiveEnvironment, name: str) -> list[int]:
     wanted = name.encode() + b"="
-    strings = (memory.read_string(entry) for entry in live.entries)
-    return [string[len(wanted) :] for string in strings if string.startswith(wanted)]
+    return [entry for entry in live.entries if memory.read_string(entry).startswith(wanted)]
 
 
 def room_needed(live: LiveEnvironment, name: str, value: str) -> int:
@@ -170,12 +174,16 @@ def find_half(
     )
 
 
-def our_entries(proc: ProcFs, pid: int, memory: Memory, live: LiveEnvironment) -> set[int]:
-    """Those entries whose strings we once wrote."""
-    ours = set()
-    for start, end in _tails(proc, pid):
-        if memory.read(start, len(MARK)) == MARK:
-            ours |= {entry for entry in live.entries if start <= entry < end}
+def our_entries(
+    proc: ProcFs, pid: int, memory: Memory, live: LiveEnvironment, name: str
+) -> set[int]:
+    """Those entries of the variable whose strings we once wrote."""
+    ours: set[int] = set()
+    named = set(_entries_of(memory, live, name))
+    if named:  # else no library has to be looked at
+        for start, end in _tails(proc, pid):
+            if memory.read(start, len(MARK)) == MARK:
+                ours |= {entry for entry in named if start <= entry < end}
     return ours
 
 

@@ -82,7 +82,7 @@ def _publish(
     missed: _Change | None = None
     for _ in range(_ATTEMPTS):
         live = read_environment(proc, pid, memory)
-        ours = our_entries(proc, pid, memory, live)
+        ours = our_entries(proc, pid, memory, live, variable)
         if view is None and not ours and missed is None:
             return
         others = _merge([entry for entry in live.entries if entry not in ours], missed)
