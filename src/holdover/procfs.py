@@ -17,7 +17,7 @@ from typing import BinaryIO
 from holdover.errors import MalformedError, UnreadableError, VanishedError
 from holdover.model import FileId, ProcessId
 
-__all__ = ["ProcFs", "Mapping", "Stat", "parse_maps", "parse_stat"]
+__all__ = ["ProcFs", "file_id", "Mapping", "Stat", "parse_maps", "parse_stat"]
 
 DELETED = " (deleted)"
 
@@ -72,6 +72,15 @@ def parse_stat(text: str) -> Stat:
         return Stat(fields[0], int(fields[22 - 3]), int(fields[47 - 3]))
     except (ValueError, IndexError) as error:
         raise MalformedError(f"stat makes no sense: {text[:200]!r}") from error
+
+
+def file_id(path: Path) -> FileId | None:
+    """What lies at `path`, or None if nothing can be seen there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return FileId(found.st_dev, found.st_ino)
 
 
 class ProcFs:

@@ -24,7 +24,7 @@ from holdover.errors import (
 )
 from holdover.memory import Memory
 from holdover.model import Build, Delivery, FileId, Installed, Module, Process, Scan, Unreadable
-from holdover.procfs import DELETED, ProcFs
+from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
 from holdover.trust import distrust, distrust_file
 
@@ -125,7 +125,7 @@ class _Look:
             build = _unknown_build(program)  # not even read
         else:
             build, unsupported = self._supported_build(pid, file, program, chrooted=chrooted)
-        in_place = _file_id(path)
+        in_place = file_id(path)
         process = Process(
             id=identity,
             name=program.guest_name(self._command_line(pid)),
@@ -221,8 +221,8 @@ class _Look:
     def _hidden_store(self, pid: int) -> str:
         """Why the process could not load from the store, as far as its mounts tell; or ""."""
         place = next(path for path in (self.views, *self.views.parents) if path.exists())
-        seen = _file_id(self.proc.path(pid, f"root{place}"))
-        if seen != _file_id(place):
+        seen = file_id(self.proc.path(pid, f"root{place}"))
+        if seen != file_id(place):
             return f"{place} is something else in its mount namespace"
         if os.statvfs(self.proc.path(pid, f"root{place}")).f_flag & os.ST_NOEXEC:
             return f"{place} is mounted noexec in its mount namespace"
@@ -239,12 +239,8 @@ class _Look:
         return self.mounts.refusal(process.id.pid, process.executable_file, directory)
 
     def _covered_by(self, pid: int, build: Build) -> FileId | None:
-        for directory in build.directories:
-            try:
-                return self.proc.file_of(pid, f"root{directory}")
-            except VanishedError:
-                continue  # it has no such directory
-        return None
+        """Only the first directory is ever covered."""
+        return file_id(self.proc.path(pid, f"root{build.directories[0]}"))
 
     def _loaded(self, pid: int, program: Program) -> Iterator[str]:
         for path in {m.path.removesuffix(DELETED) for m in self.proc.maps(pid)}:
@@ -259,7 +255,7 @@ class _Look:
         found: dict[FileId, Installed] = {}
         for program in self.programs:
             for path in (Path(p) for pattern in program.installed for p in glob.glob(pattern)):
-                identity = _file_id(path)
+                identity = file_id(path)
                 build = self._installed_build(path, identity, program) if identity else None
                 if identity and build and build.stamp:
                     found.setdefault(identity, Installed(path, build))
@@ -301,11 +297,3 @@ def _stamp_of(path: Path, program: Program) -> str:
             return read_module_stamp(file, program)
     except (OSError, ElfError):
         return ""
-
-
-def _file_id(path: Path) -> FileId | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return FileId(found.st_dev, found.st_ino)

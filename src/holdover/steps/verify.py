@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from holdover.errors import ProcessError
-from holdover.model import FileId, Holding, Process
-from holdover.procfs import ProcFs
+from holdover.model import Holding, Process
+from holdover.procfs import ProcFs, file_id
 
 __all__ = ["verify"]
 
@@ -26,13 +26,8 @@ def verify(proc: ProcFs, process: Process, holding: Holding, directory: Path) ->
             return f"{directory} is mounted noexec in its mount namespace"
         for held in holding.snapshot.files:
             inside = proc.file_of(pid, f"root{directory}/{held.path}")
-            if inside != _file_id(holding.view / held.path):
+            if inside != file_id(holding.view / held.path):
                 return f"{held.path} is something else in its mount namespace"
     except (ProcessError, OSError) as error:
         return f"{directory} cannot be seen from it: {error}"
     return ""
-
-
-def _file_id(path: Path) -> FileId:
-    found = path.stat()
-    return FileId(found.st_dev, found.st_ino)

@@ -16,7 +16,7 @@ from holdover.covering import MountTables
 from holdover.errors import ProcessError, RefusedError, UnsupportedError, VanishedError
 from holdover.model import FileId, Process
 from holdover.mounts import parse_mountinfo
-from holdover.procfs import ProcFs
+from holdover.procfs import ProcFs, file_id
 
 __all__ = ["deliver", "release"]
 
@@ -27,12 +27,12 @@ def deliver(proc: ProcFs, process: Process, view: Path) -> None:
     Raises `RefusedError` with the rule that forbids it; then nothing is mounted anywhere.
     """
     directory = _directory(process)
-    if proc.file_of(process.id.pid, f"root{directory}") == _file_id(view):
+    if proc.file_of(process.id.pid, f"root{directory}") == file_id(view):
         return
     refusal = MountTables(proc).refusal(process.id.pid, process.executable_file, directory)
     if refusal:
         raise RefusedError(f"process {process.id.pid}: {refusal}")
-    ours = _file_id(directory)
+    ours = file_id(directory)
     with _inside(proc, process, directory) as (target, enter):
         _check_target(process, target, ours, view.parent)
         tree = linux.clone_directory(str(view))
@@ -69,7 +69,7 @@ def _views_on(proc: ProcFs, process: Process, directory: Path, views: Path) -> i
 def _check_target(process: Process, target: int, ours: FileId | None, views: Path) -> None:
     """It may have changed its root since we looked, to have something else covered."""
     found = os.fstat(target)
-    known = {ours, *(_file_id(view) for view in views.iterdir())}
+    known = {ours, *(file_id(view) for view in views.iterdir())}
     if FileId(found.st_dev, found.st_ino) not in known:
         raise RefusedError(f"process {process.id.pid}: its module directory is not this system's")
 
@@ -144,21 +144,13 @@ def _check(
     proc: ProcFs, process: Process, directory: Path, view: Path, ours: FileId | None
 ) -> None:
     """The process sees the view, and this system's directory is what it was; else undo."""
-    if _file_id(directory) != ours:
+    if file_id(directory) != ours:
         release(proc, process, view)
         raise RefusedError(f"the mount showed up outside process {process.id.pid}; it was undone")
     try:
         seen = proc.file_of(process.id.pid, f"root{directory}")
     except ProcessError:
         seen = None
-    if seen != _file_id(view):
+    if seen != file_id(view):
         release(proc, process, view)
         raise RefusedError(f"process {process.id.pid} does not see the view that was mounted")
-
-
-def _file_id(path: Path) -> FileId | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return FileId(found.st_dev, found.st_ino)
