@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures for systems that are thrown away, and the rule that not everything may be skipped."""
 
+import getpass
 import hashlib
 import os
 import shutil
 import signal
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if silent and session.exitstatus == pytest.ExitCode.OK and not namespaces_work():
         print(f"\nall {' and '.join(silent)} tests were skipped on a machine that can run them")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure() -> None:
+    """The directory of pytest's temporary ones, empty after a run that passed."""
+    with suppress(OSError):
+        (Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}").rmdir()
