@@ -47,7 +47,7 @@ def test_unprotected_twin_crashes(booted: BootedLab) -> None:
     first = booted.attach_http_disk("twin", "vdb")
     assert "Unknown driver 'http'" in first.stderr
     assert booted.attach_http_disk("twin", "vdb").returncode != 0
-    assert booted.domain_state("twin") == "shut off (crashed)"
+    assert booted.domain_state_after("running", "twin") == "shut off (crashed)"
 
 
 def test_lab_runs_the_newest_of_two_builds(booted: BootedLab) -> None:

@@ -323,6 +323,15 @@ class BootedLab:
 
         return _bytes_of_dump(self._wait_for("qemu-io's answer", answer))
 
+    def domain_state_after(self, state: str, name: str) -> str:
+        """What comes after `state`: libvirt notices the death of a guest a moment later."""
+
+        def changed() -> str | None:
+            now = self.domain_state(name)
+            return None if now.startswith(state) else now
+
+        return self._wait_for(f"guest {name} to be no longer {state}", changed)
+
     def domain_state(self, name: str) -> str:
         """The state with its reason, e.g. "running (booted)" or "shut off (crashed)"."""
         return self.run("virsh", "domstate", "--reason", name).stdout.strip()
