@@ -22,6 +22,7 @@ __all__ = ["Guest", "Probe", "PROBES", "ATTACHED", "REFUSED", "DIED"]
 
 ATTACHED, REFUSED, DIED = "works", "refused", "guest died"
 
+_PATIENCE = 30.0  # seconds until a guest that does not start is taken for one that never will
 _CLOSED = {"host": "127.0.0.1", "port": "1"}
 
 
@@ -157,10 +158,10 @@ class Guest:
 
 
 def _wait_for_pid(root: ThrowawayRoot, name: str) -> int:
-    """QEMU writes its pid file early, and listens when all of its options are in effect."""
+    """QEMU writes its pid file early, listens a little later, and answers when it has started."""
     file = root.inside / f"tmp/{name}.pid"
-    deadline = time.monotonic() + 30
-    while not (_listens(root.inside / f"tmp/{name}.sock") and file.exists()):
+    deadline = time.monotonic() + _PATIENCE
+    while not (_answers(root.inside / f"tmp/{name}.sock") and file.exists()):
         if time.monotonic() > deadline:
             log = (root.inside / f"tmp/{name}.log").read_text()
             raise CommandError(f"guest {name} does not start", hint=log[-500:])
@@ -168,10 +169,12 @@ def _wait_for_pid(root: ThrowawayRoot, name: str) -> int:
     return int(file.read_text())
 
 
-def _listens(path: Path) -> bool:
+def _answers(path: Path) -> bool:
+    """The greeting comes from QEMU's main loop: by then it has started for good."""
     with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(_PATIENCE)
         try:
             client.connect(str(path))
+            return client.recv(6) == b'{"QMP"'
         except OSError:
             return False
-        return True
