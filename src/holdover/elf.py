@@ -205,6 +205,16 @@ class ElfFile:
         """DT_SONAME, or "" if there is none."""
         return self._dynamic_string(DT_SONAME)
 
+    @property
+    def rpath(self) -> str:
+        """DT_RPATH as it is written, or ""; it counts only where there is no DT_RUNPATH."""
+        return self._dynamic_string(DT_RPATH)
+
+    @property
+    def runpath(self) -> str:
+        """DT_RUNPATH as it is written, or ""."""
+        return self._dynamic_string(DT_RUNPATH)
+
     @cached_property
     def needed(self) -> tuple[str, ...]:
         """DT_NEEDED in file order."""
