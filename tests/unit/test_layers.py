@@ -16,7 +16,7 @@ MAX_FILE_LINES = 400
 
 LAYERS = {
     "words": ("errors", "model"),
-    "pure": ("elf", "rewrite", "ldcache", "mounts", "search"),
+    "pure": ("elf", "rewrite", "ldcache", "linker", "mounts", "search"),
     "edge": ("procfs", "memory", "loaded", "trust", "environ", "linux", "run", "covering"),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "staging", "durable"),
