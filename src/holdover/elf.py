@@ -49,6 +49,7 @@ class Segment:
     address: int
     file_size: int
     memory_size: int
+    align: int
 
     @property
     def writable(self) -> bool:
@@ -127,7 +128,7 @@ class ElfFile:
         raise ElfError(f"address {address:#x} is not in the file")
 
     def _string_at(self, index: int) -> str:
-        table, size = self._dynamic_value(DT_STRTAB), self._dynamic_value(DT_STRSZ)
+        table, size = self.dynamic_value(DT_STRTAB), self.dynamic_value(DT_STRSZ)
         if not 0 <= index < size:
             raise ElfError(f"string {index:#x} is outside the string table")
         for longest in _STRINGS:
@@ -144,8 +145,10 @@ class ElfFile:
             raise ElfError(f"program headers of {entry} bytes")
         table = self.read(offset, entry * count)
         segments = tuple(
-            Segment(kind, flags, at, address, in_file, in_memory)
-            for kind, flags, at, address, _, in_file, in_memory, _ in _SEGMENT.iter_unpack(table)
+            Segment(kind, flags, at, address, in_file, in_memory, align)
+            for kind, flags, at, address, _, in_file, in_memory, align in _SEGMENT.iter_unpack(
+                table
+            )
         )
         for kind, limit in ((PT_LOAD, self.size + count * _PAGE), (PT_NOTE, _MAX_NOTES)):
             total = sum(s.file_size for s in segments if s.type == kind)
@@ -191,7 +194,8 @@ class ElfFile:
             entries.append((tag, value))
         raise ElfError("the dynamic section has no end")
 
-    def _dynamic_value(self, tag: int) -> int:
+    def dynamic_value(self, tag: int) -> int:
+        """The first value with this tag; raises `ElfError` if there is none."""
         for found, value in self.dynamic:
             if found == tag:
                 return value
@@ -247,7 +251,7 @@ class ElfFile:
         return iter(())  # a static executable offers nothing
 
     def _symbol_at(self, index: int) -> Symbol:
-        address = self._dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
+        address = self.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
         name, _, _, section, value, size = _SYMBOL.unpack(self.read_at(address, _SYMBOL.size))
         return Symbol(self._string_at(name), value, size, section != SHN_UNDEF)
 
@@ -259,7 +263,7 @@ class ElfFile:
         return iter(())  # a static executable offers nothing
 
     def _sysv_count(self) -> int:
-        table = self._dynamic_value(DT_HASH)
+        table = self.dynamic_value(DT_HASH)
         count = int(struct.unpack("<II", self.read_at(table, 8))[1])
         if count * _SYMBOL.size > self.size:
             raise ElfError(f"{count} symbols in a file of {self.size} bytes")
@@ -268,7 +272,7 @@ class ElfFile:
     @cached_property
     def _gnu_table(self) -> tuple[int, tuple[int, ...], int]:
         """(index of the first hashed symbol, buckets, address of the chains)."""
-        table = self._dynamic_value(DT_GNU_HASH)
+        table = self.dynamic_value(DT_GNU_HASH)
         nbuckets, first, nbloom, _ = struct.unpack("<IIII", self.read_at(table, 16))
         if nbuckets * 4 + nbloom * 8 > self.size:
             raise ElfError(f"a hash table of {nbuckets} buckets in a file of {self.size} bytes")

@@ -19,8 +19,6 @@ from holdover.model import FileId
 
 __all__ = ["Library", "Files", "System", "Found", "Closure", "closure"]
 
-_MAX_OBJECTS = 10_000  # no real closure has a tenth of it
-
 
 @dataclass(frozen=True, slots=True)
 class Library:
@@ -98,12 +96,10 @@ def closure(
     known = {module.soname: module, **(mapped or {})}
     search = _Search(files, system, known, {at.file: at for at in known.values()})
     queue = [_Node(module)]
-    for node in queue:  # grows while it is walked: breadth first
+    for node in queue:  # grows while it is walked: breadth first, each file once
         for name in node.library.needed:
             if name not in search.known and (library := _load(search, name, node)):
                 queue.append(_Node(library, node))
-        if len(queue) > _MAX_OBJECTS:
-            break
     return Closure(tuple(search.found), tuple(dict.fromkeys(search.missing)))
 
 

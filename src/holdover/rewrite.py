@@ -15,51 +15,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from holdover.elf import ElfFile
+from holdover.elf import (
+    DT_NEEDED,
+    DT_RPATH,
+    DT_RUNPATH,
+    DT_STRSZ,
+    DT_STRTAB,
+    PF_R,
+    PF_W,
+    PT_DYNAMIC,
+    PT_LOAD,
+    PT_PHDR,
+    ElfFile,
+)
 from holdover.errors import ElfError
 
 __all__ = ["rewrite"]
 
-PT_LOAD, PT_DYNAMIC, PT_PHDR = 1, 2, 6
-PF_RW = 6
-DT_NEEDED, DT_STRTAB, DT_STRSZ, DT_RPATH, DT_RUNPATH = 1, 5, 10, 15, 29
 SHT_STRTAB, SHT_DYNAMIC = 3, 6
 PN_XNUM = 0xFFFF
 _PAGE = 4096
-_E_PHOFF, _E_SHOFF, _E_PHENTSIZE, _E_SHENTSIZE = 32, 40, 54, 58
+_E_PHOFF, _E_SHOFF, _E_PHNUM, _E_SHENTSIZE = 32, 40, 56, 58
 
 _PHDR = struct.Struct("<IIQQQQQQ")
+_PLACE = struct.Struct("<QQQQQ")  # of a program header: offset, both addresses, both sizes
+_P_OFFSET = 8
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _DYN = struct.Struct("<qQ")
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """One program header, all of it; sizes in bytes."""
-
-    type: int
-    flags: int
-    offset: int
-    address: int
-    physical: int
-    file_size: int
-    memory_size: int
-    align: int
-
-    def at(self, offset: int, address: int, size: int) -> "_Header":
-        """The same, for `size` bytes at another place."""
-        return replace(
-            self,
-            offset=offset,
-            address=address,
-            physical=address,
-            file_size=size,
-            memory_size=size,
-        )
-
-    def packed(self) -> bytes:
-        fields = (self.type, self.flags, self.offset, self.address, self.physical)
-        return _PHDR.pack(*fields, self.file_size, self.memory_size, self.align)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,45 +75,29 @@ def rewrite(file: BinaryIO, rpath: str, needed: Iterable[str]) -> bytes:
     little-endian shared object with a dynamic section.
     """
     elf = ElfFile(file)
+    if len(elf.segments) + 1 >= PN_XNUM:
+        raise ElfError(f"{len(elf.segments)} program headers leave no room for one more")
     out = bytearray(elf.read(0, elf.size))
-    headers = _read_headers(out)
-    table = _value(elf, DT_STRTAB)
-    strings = _Strings(elf.read_at(table, _value(elf, DT_STRSZ)))
+    table = elf.dynamic_value(DT_STRTAB)
+    strings = _Strings(elf.read_at(table, elf.dynamic_value(DT_STRSZ)))
     entries = _entries(elf, strings, rpath, needed)
 
-    start = _place(headers, len(out))
-    phdrs = _Part(start.offset, start.address, (len(headers) + 1) * _PHDR.size)
+    align = _alignment(elf)
+    start = _end(elf, align)
+    phdrs = replace(start, size=(len(elf.segments) + 1) * _PHDR.size)
     dynamic = _behind(phdrs, (len(entries) + 1) * _DYN.size)
     text = _behind(dynamic, len(strings.data))
     segment = replace(start, size=text.offset + text.size - start.offset)
 
+    headers = _headers(elf, out, align, {PT_LOAD: segment, PT_PHDR: phdrs, PT_DYNAMIC: dynamic})
     _move_sections(out, table, dynamic, text)
     out += bytes(start.offset - len(out))
-    out += _pack_headers(headers, segment, phdrs, dynamic).ljust(
-        dynamic.offset - start.offset, b"\0"
-    )
+    out += headers.ljust(dynamic.offset - start.offset, b"\0")
     out += _pack_entries(entries, text).ljust(text.offset - dynamic.offset, b"\0")
     out += strings.data
     struct.pack_into("<Q", out, _E_PHOFF, start.offset)
-    struct.pack_into("<H", out, _E_PHENTSIZE + 2, len(headers) + 1)
+    struct.pack_into("<H", out, _E_PHNUM, len(elf.segments) + 1)
     return bytes(out)
-
-
-def _read_headers(data: bytearray) -> list[_Header]:
-    """`ElfFile` has checked that they are in the file."""
-    (offset,) = struct.unpack_from("<Q", data, _E_PHOFF)
-    (count,) = struct.unpack_from("<H", data, _E_PHENTSIZE + 2)
-    if count + 1 >= PN_XNUM:
-        raise ElfError(f"{count} program headers leave no room for one more")
-    table = data[offset : offset + count * _PHDR.size]
-    return [_Header(*fields) for fields in _PHDR.iter_unpack(table)]
-
-
-def _value(elf: ElfFile, tag: int) -> int:
-    for found, value in elf.dynamic:
-        if found == tag:
-            return value
-    raise ElfError(f"no dynamic entry {tag:#x}: nothing that could be extended")
 
 
 def _entries(
@@ -145,17 +111,20 @@ def _entries(
     return [*kept, (DT_RPATH, strings.index(rpath))]
 
 
-def _place(headers: list[_Header], size: int) -> _Part:
-    """Behind everything in the file and in memory, aligned as the other segments are."""
-    loads = [header for header in headers if header.type == PT_LOAD]
-    align = max((header.align for header in loads), default=0) or _PAGE
+def _alignment(elf: ElfFile) -> int:
+    """Of the other segments: pages are larger than `_PAGE` on some machines."""
+    align = max(_PAGE, *(segment.align for segment in elf.loads))
     if align & (align - 1) or align > 1 << 24:
         raise ElfError(f"segments aligned to {align:#x} bytes")
-    align = max(align, _PAGE)
-    end = max((header.address + header.memory_size for header in loads), default=0)
+    return align
+
+
+def _end(elf: ElfFile, align: int) -> _Part:
+    """Behind everything in the file and in memory."""
+    end = max(segment.address + segment.memory_size for segment in elf.loads)
     if end + align >= 1 << 47:
         raise ElfError(f"a segment that ends at {end:#x}")
-    return _Part(-(-size // align) * align, -(-end // align) * align, 0)
+    return _Part(-(-elf.size // align) * align, -(-end // align) * align, 0)
 
 
 def _behind(part: _Part, size: int) -> _Part:
@@ -164,18 +133,23 @@ def _behind(part: _Part, size: int) -> _Part:
     return _Part(part.offset + step, part.address + step, size)
 
 
-def _pack_headers(headers: list[_Header], segment: _Part, phdrs: _Part, dynamic: _Part) -> bytes:
-    last = max(i for i, header in enumerate(headers) if header.type == PT_LOAD)
-    align = max(max(h.align for h in headers if h.type == PT_LOAD), _PAGE)
-    load = _Header(PT_LOAD, PF_RW, 0, 0, 0, 0, 0, align)
-    places = {PT_PHDR: phdrs, PT_DYNAMIC: dynamic}
-    moved = [_moved(header, places.get(header.type)) for header in headers]
-    moved.insert(last + 1, _moved(load, segment))
-    return b"".join(header.packed() for header in moved)
+def _headers(elf: ElfFile, data: bytearray, align: int, places: dict[int, _Part]) -> bytes:
+    """Those of the file, with the new PT_LOAD behind the last one: they must ascend."""
+    (offset,) = struct.unpack_from("<Q", data, _E_PHOFF)
+    size = _PHDR.size
+    table = [data[at : at + size] for at in range(offset, offset + len(elf.segments) * size, size)]
+    for header, segment in zip(table, elf.segments, strict=True):
+        if segment.type in (PT_PHDR, PT_DYNAMIC):
+            _put(header, places[segment.type])
+    load = bytearray(_PHDR.pack(PT_LOAD, PF_R | PF_W, 0, 0, 0, 0, 0, align))
+    _put(load, places[PT_LOAD])
+    last = max(i for i, segment in enumerate(elf.segments) if segment.type == PT_LOAD)
+    return b"".join([*table[: last + 1], load, *table[last + 1 :]])
 
 
-def _moved(header: _Header, part: _Part | None) -> _Header:
-    return header if part is None else header.at(part.offset, part.address, part.size)
+def _put(header: bytearray, part: _Part) -> None:
+    place = (part.offset, part.address, part.address, part.size, part.size)
+    _PLACE.pack_into(header, _P_OFFSET, *place)
 
 
 def _pack_entries(entries: list[tuple[int, int]], text: _Part) -> bytes:
