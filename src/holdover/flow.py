@@ -19,6 +19,7 @@ from holdover.errors import (
     UnreadableError,
     VanishedError,
 )
+from holdover.lateloads import LateLoads
 from holdover.model import (
     Capture,
     Delivery,
@@ -65,6 +66,7 @@ class Holdover:
     lock_timeout: float = 10.0
     """Seconds to wait for another holdover."""
     progress: Progress = _silent
+    _late: LateLoads | None = field(default=None, init=False)
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
@@ -89,11 +91,12 @@ class Holdover:
         return plan(seen, self.store.holdings(), self.deliveries, self.store.views, aim, touches)
 
     def _scan(
-        self, pids: Collection[int] = (), *, installed: bool = False, modules: bool = True
+        self, pids: Collection[int] = (), *, installed: bool = False, late: bool = True
     ) -> Scan:
         self.progress("looking at processes")
         where = (self.proc, self.programs, self.deliveries, self.store.views)
-        return scan(*where, pids=pids, installed=installed, modules=modules)
+        self._late = self._late or LateLoads(self.proc)
+        return scan(*where, pids=pids, installed=installed, late=self._late if late else None)
 
     def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:
         """A delivery counts only if the process finds there what is held."""
@@ -167,7 +170,7 @@ class Holdover:
 
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now; the modules on disk are not read again."""
-        seen = self._scan([process.id.pid], modules=False)
+        seen = self._scan([process.id.pid], late=False)
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:
@@ -186,7 +189,9 @@ class Holdover:
         key = (build.program, build.build_id, build.stamp, wanted.purpose, wanted.modules)
         if key not in self._taken:
             self.progress(f"holding the modules of {build.version or build.program}")
-            self._taken[key] = capture(self.store, wanted, self.programs).id
+            taken = capture(self.store, wanted, self.programs).id
+            self._taken[key] = taken
+            self._read[taken] = ""  # it was read a moment ago
         return self._taken[key]
 
     def _check(self, holding: Holding, process: Process, delivery: Delivery) -> None:
@@ -263,7 +268,7 @@ class Holdover:
         with nullcontext() if dry_run else self._writing():
             if transaction is not None:
                 self._drop_leases(transaction)
-            seen = self._scan(modules=False)
+            seen = self._scan(late=False)
             return collect(self.store, seen, self.proc.is_alive, dry_run=dry_run)
 
     def _drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:

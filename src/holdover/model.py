@@ -14,6 +14,8 @@ __all__ = [
     "FileId",
     "Build",
     "Module",
+    "Needed",
+    "LateLoad",
     "Process",
     "Scan",
     "Installed",
@@ -72,6 +74,33 @@ class Module:
     """The stamp that it carries; "" if it carries none or cannot be read as a module."""
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A library that a module needs and a process has not got yet, as it lies on disk now."""
+
+    name: str
+    """That it is asked for by."""
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LateLoad:
+    """What would happen if a process loaded a module now."""
+
+    name: str
+    path: Path
+    problem: str = ""
+    """Why it would not load; "" if it would."""
+    needs: tuple[Needed, ...] = ()
+    """What has to be held with it: its closure, and the companions of the process's libc."""
+    order: tuple[str, ...] = ()
+    """All names that it needs, directly or not, in the order in which symbols are looked up."""
+    unheld: tuple[tuple[str, str], ...] = ()
+    """What it needs and must not be held, each with the reason."""
+
+
 class State(StrEnum):
     CURRENT = "current"
     PROTECTED = "protected"
@@ -110,6 +139,12 @@ class Process:
     """Names of the modules that it has mapped."""
     unsupported: str = ""
     """Why nothing can be done for it; "" if something can."""
+    late: tuple[LateLoad, ...] = ()
+    """What it would find first for each name: in its view, or on disk."""
+    own: tuple[LateLoad, ...] = ()
+    """Modules of its build that lie on disk."""
+    unforeseen: str = ""
+    """Why its late loads cannot be foreseen; "" if they can."""
     no_environment: str = ""
     """Why its environment cannot be written; "" if it can."""
     no_mount: str = ""
@@ -122,6 +157,8 @@ class Installed:
 
     path: Path
     build: Build
+    own: tuple[LateLoad, ...] = ()
+    """Modules of it that lie on disk, for a process that is started now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +193,7 @@ class HeldFile:
     mtime_ns: int
     sha256: str
     how: str
-    """link, reflink or copy: only a copy cost bytes."""
+    """link, reflink, copy or rewritten: the last two cost bytes."""
 
 
 class Purpose(StrEnum):
@@ -181,6 +218,13 @@ class Snapshot:
     files: tuple[HeldFile, ...]
     decoys: tuple[str, ...]
     """Module names that are refused."""
+    unheld: tuple[tuple[str, str], ...] = ()
+    """Modules and libraries of it that are not held, each with the reason."""
+
+    @property
+    def libraries(self) -> dict[str, HeldFile]:
+        """By the names they are asked for."""
+        return {f.path.removeprefix("lib/"): f for f in self.files if f.path.startswith("lib/")}
 
     @property
     def modules(self) -> frozenset[str]:
@@ -216,8 +260,10 @@ class Capture:
     purpose: Purpose
     executable: Path
     """Where the executable can be read: its names of modules become decoys."""
-    modules: tuple[tuple[str, Path], ...]
+    modules: tuple[LateLoad, ...]
+    """On disk, or in the view of another snapshot of the build."""
     reason: str
+    unheld: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

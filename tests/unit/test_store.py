@@ -574,7 +574,17 @@ def test_manifest_that_says_something_else_is_damaged(
     assert damage_of_unknown(store) != ""
 
 
-@pytest.mark.parametrize("key", [*snapshot().__dataclass_fields__, "schema"])
+def test_manifest_from_before_libraries_were_held_is_sound(
+    store: Store, origins: tuple[Path, ...]
+) -> None:
+    held(store, origins)
+    data = json.loads(manifest_of(store).read_text())
+    del data["unheld"]
+    manifest_of(store).write_text(json.dumps(data))
+    assert store.holdings()[0].damage == ""
+
+
+@pytest.mark.parametrize("key", sorted({*snapshot().__dataclass_fields__, "schema"} - {"unheld"}))
 def test_manifest_that_lacks_something_is_damaged(
     store: Store, origins: tuple[Path, ...], key: str
 ) -> None:
