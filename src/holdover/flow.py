@@ -23,6 +23,7 @@ from holdover.lateloads import LateLoads
 from holdover.model import (
     Capture,
     Delivery,
+    Explanation,
     Holding,
     Item,
     Lease,
@@ -36,10 +37,12 @@ from holdover.model import (
 )
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
+from holdover.search import prospects
 from holdover.steps.capture import capture
 from holdover.steps.collect import Collection as Collected
 from holdover.steps.collect import collect
 from holdover.steps.deliver import environment, mount
+from holdover.steps.explain import explain
 from holdover.steps.plan import Aim, Touches, always, plan
 from holdover.steps.scan import scan
 from holdover.steps.verify import verify
@@ -83,6 +86,20 @@ class Holdover:
         holdings = self.store.holdings()
         items = plan(seen, holdings, self.deliveries, self.store.views, Aim.LOOK).items
         return tuple(self._verified(item, holdings) for item in items)
+
+    def explain(self, pid: int) -> tuple[Scan, tuple[Item, ...], tuple[Explanation, ...]]:
+        """What a late load of each module would do in one process, every symbol looked up."""
+        self._late = LateLoads(self.proc, deep=True)
+        seen, items = self.status([pid])
+        explained = [
+            explain(
+                self._late,
+                item,
+                prospects(item, seen.modules, self.store.holdings(), self.store.views),
+            )
+            for item in items
+        ]
+        return seen, items, tuple(entry for entries in explained for entry in entries)
 
     def plan(self, aim: Aim, pids: Collection[int] = (), touches: Touches = always) -> Plan:
         """What `carry_out` would do; takes no lock and changes nothing."""

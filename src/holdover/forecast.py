@@ -6,12 +6,12 @@ Source: glibc's elf/dl-version.c and elf/dl-lookup.c.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from holdover.errors import ElfError
 from holdover.linker import Closure, Files, Library, Missing, System, breadth_first, closure
-from holdover.symbols import Symbols
+from holdover.symbols import Symbols, Wanted
 
 __all__ = ["World", "Forecast", "start_up", "forecast", "unresolved"]
 
@@ -104,23 +104,28 @@ def _rank(version: str) -> tuple[int, ...]:
 
 
 def unresolved(
-    module: Library, seen: Forecast, world: World, symbols: Callable[[Library], Symbols]
-) -> Iterator[str]:
-    """Symbols that nothing would define, each with who wants it.
+    module: Library,
+    seen: Forecast,
+    world: World,
+    symbols: Callable[[Library], Symbols],
+    around: Iterable[Library] = (),
+) -> Iterator[tuple[Library, Wanted]]:
+    """Symbols that nothing would define, each with the object that wants it.
 
     Looked up as the linker does: first in what came with the executable, then in the module and
-    what it needs. A function of them may never be called; then nobody would notice.
+    what it needs. `around` are the other modules of the build with what they need: programs load
+    those that a module builds upon before it, for everybody to see. A function that is missing may
+    never be called; then nobody would notice.
     """
     by_name = {entry.name: entry.library for entry in seen.closure.found} | dict(world.mapped)
-    common = [world.executable, *world.start_up.values()]
     own = [module, *(by_name[name] for name in seen.order if name in by_name)]
-    scope = list({library.file: library for library in (*common, *own)}.values())
-    offers = [symbols(library) for library in scope]
+    common = (world.executable, *world.start_up.values())
+    scope = {library.file: library for library in (*common, *own, *around)}
+    offers = [symbols(library) for library in scope.values()]
     there = {library.file for library in world.mapped.values()}
     for library in own:
         if library.file in there:
             continue  # it is loaded already
         for symbol in symbols(library).wanted:
             if not any(offer.offers(symbol) for offer in offers):
-                version = f", version {symbol.version}" if symbol.version else ""
-                yield f"{_who(library, module)} needs {symbol.name}{version}, which nothing has"
+                yield library, symbol

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from holdover.dlopened import suggested_names
 from holdover.elf import ElfFile
 from holdover.errors import ElfError, MalformedError
-from holdover.forecast import Forecast, World, forecast, start_up
+from holdover.forecast import Forecast, World, forecast, start_up, unresolved
 from holdover.libraries import Libraries, read_library
-from holdover.linker import Found, Library, System
-from holdover.model import FileId, LateLoad, Module, Needed
+from holdover.linker import Found, Library, System, candidates
+from holdover.model import FileId, LateLoad, Module, Needed, Step
 from holdover.procfs import Mapping, ProcFs
 from holdover.trust import distrust, distrust_file
 
@@ -38,35 +39,51 @@ class Sight:
         self.files = files
         self.system = system
         self.world = world
+        self._forecasts: dict[Path, tuple[Library, Forecast] | None] = {}
 
-    def forecast(self, path: Path) -> tuple[Library | None, Forecast | None]:
+    def forecast(self, path: Path) -> tuple[Library, Forecast] | None:
         """For the module at `path`; None if there is no such object for this machine.
 
         Raises `ElfError` for one that is damaged.
         """
-        module = self.files.library(path)
-        if module is None:
-            return None, None
-        return module, forecast(module, self.files, self.system, self.world)
+        if path not in self._forecasts:
+            module = self.files.library(path)
+            self._forecasts[path] = (
+                (module, forecast(module, self.files, self.system, self.world)) if module else None
+            )
+        return self._forecasts[path]
+
+    def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
+        """The modules, and all that comes with them."""
+        for module in modules:
+            try:
+                there = self.forecast(module.path)
+            except ElfError:
+                continue  # said where it is that module's turn
+            if there is not None:
+                yield there[0]
+                yield from (entry.library for entry in there[1].closure.found)
 
 
 class LateLoads:
     """Forecasts for the processes of this system."""
 
-    def __init__(self, proc: ProcFs) -> None:
+    def __init__(self, proc: ProcFs, *, deep: bool = False) -> None:
+        """With `deep`, every symbol is looked up too: half a second for a build."""
         self.proc = proc
+        self.deep = deep
         self._files: dict[tuple[int, Path], Libraries] = {}
         self._sights: dict[_Key | Path, Sight] = {}
         self._late: dict[tuple[int, Path], LateLoad] = {}
         self._distrusted: dict[Path, str] = {}
 
     def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
-        """What loading each of the modules would do."""
-        found = []
+        """What loading each of the modules of one build would do."""
+        modules, found = tuple(modules), []
         for module in modules:
             key = (id(sight), module.path)
             if key not in self._late:
-                self._late[key] = self._late_load(sight, module)
+                self._late[key] = self._late_load(sight, module, modules)
             found.append(self._late[key])
         return tuple(found)
 
@@ -121,16 +138,45 @@ class LateLoads:
 
     # -- what is foreseen ----------------------------------------------------------------------
 
-    def _late_load(self, sight: Sight, module: Module) -> LateLoad:
+    def _late_load(self, sight: Sight, module: Module, siblings: tuple[Module, ...]) -> LateLoad:
         try:
-            library, seen = sight.forecast(module.path)
+            there = sight.forecast(module.path)
+            if there is None:
+                return LateLoad(module.name, module.path, problem="it is not for this machine")
+            library, seen = there
+            problem, other = seen.problem, False
+            if self.deep and not problem:
+                problem, other = _undefined(sight, library, seen, siblings)
         except ElfError as error:
             return LateLoad(module.name, module.path, problem=error.message)
-        if library is None or seen is None:
-            return LateLoad(module.name, module.path, problem="it is not for this machine")
         found = (*seen.closure.found, *seen.closure.named, *self._companions(sight))
         needs, unheld = self._sorted_out(found)
-        return LateLoad(module.name, module.path, seen.problem, needs, seen.order, unheld)
+        return LateLoad(module.name, module.path, problem, other, needs, seen.order, unheld)
+
+    # -- how it would go -----------------------------------------------------------------------
+
+    def way(
+        self, sight: Sight, late: LateLoad
+    ) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
+        """Where the linker finds each library; and what they open by name that is not held.
+
+        Raises `ElfError` or `UnreadableError` where it cannot be followed.
+        """
+        there = sight.forecast(late.path)
+        if there is None:
+            return (), ()
+        library, seen = there
+        mapped, found = sight.world.mapped, {f.name: f for f in seen.closure.found}
+        steps = [
+            Step(name, mapped[name].path, "mapped already")
+            if name in mapped
+            else Step(name, found[name].library.path, found[name].why)
+            for name in seen.order
+        ]
+        objects = [library, *(f.library for f in found.values() if f.name not in mapped)]
+        held = {*mapped, *found, *sight.files.names_in(late.path.parent / "lib")}
+        opened = [(name, who) for at in objects for name, who in _opened(sight, at, held)]
+        return tuple(steps), tuple(dict.fromkeys(opened))
 
     def _companions(self, sight: Sight) -> Iterator[Found]:
         """The rest of the process's glibc, if it still lies beside it."""
@@ -174,3 +220,32 @@ class LateLoads:
                 file = f"it cannot be looked at: {error.strerror}"
             self._distrusted[path] = self._distrusted[directory] or file
         return self._distrusted[path]
+
+
+def _undefined(
+    sight: Sight, module: Library, seen: Forecast, siblings: tuple[Module, ...]
+) -> tuple[str, bool]:
+    """What nothing would define, and whether the executable should have."""
+    around = sight.surroundings(siblings)
+    wanted = unresolved(module, seen, sight.world, sight.files.symbols, around)
+    for library, symbol in wanted:
+        if library.file != module.file:
+            return f"{library.soname} needs {symbol}, which nothing has", False
+        if symbol.version:
+            return f"it needs {symbol}, which nothing has", False
+        return f"it needs {symbol}, which this executable has not", True
+    return "", False
+
+
+def _opened(sight: Sight, library: Library, held: set[str]) -> Iterator[tuple[str, str]]:
+    """What of this system the library seems to open by name, beyond what is held."""
+    who = library.soname or library.path.name
+    imports = frozenset(symbol.name for symbol in sight.files.symbols(library).wanted)
+    with sight.files.open(library) as file:
+        suggested = suggested_names(ElfFile(file), imports)
+    names = dict.fromkeys((*library.named, *(suggested or ())))
+    for name in names:
+        if name not in held and any(map(sight.files.library, candidates(name, sight.system))):
+            yield name, who
+    if suggested is not None and not names:
+        yield "files whose names it makes up when it runs", who

@@ -20,7 +20,8 @@ from holdover.hwcaps import hwcaps_directories
 from holdover.ldcache import parse_cache
 from holdover.linker import Library, System
 from holdover.model import FileId
-from holdover.procfs import Mapping, ProcFs
+from holdover.procfs import DELETED, Mapping, ProcFs, file_id
+from holdover.symbols import Symbols, read_symbols
 from holdover.versions import defined_versions, needed_versions
 
 __all__ = ["Libraries", "read_library"]
@@ -65,6 +66,8 @@ class Libraries:
         self._by_file: dict[FileId, Library | None] = {}
         self._absent: set[Path] = set()
         self._names: dict[Path, tuple[str, ...]] = {}
+        self._sources: dict[FileId, Path] = {}
+        self._symbols: dict[FileId, Symbols] = {}
 
     def library(self, path: Path) -> Library | None:
         """The object at `path`; None if there is none, or one of another machine."""
@@ -115,12 +118,28 @@ class Libraries:
                 continue
             with proc.open(pid, f"map_files/{mapping.start:x}-{mapping.end:x}") as file:
                 try:
-                    library = self._read(file, Path(mapping.path.removesuffix(" (deleted)")))
+                    library = self._read(file, Path(mapping.path.removesuffix(DELETED)))
                 except ElfError:
                     continue  # mapped as code, and no library: the program's own business
+                source = Path(file.name)
             if library is not None:
+                self._sources.setdefault(library.file, source)
                 found.setdefault(library.soname or library.path.name, library)
         return found
+
+    def open(self, library: Library) -> BinaryIO:
+        """The very file; raises `UnreadableError` if it is gone."""
+        for path in (library.path, self._sources.get(library.file)):
+            if path is not None and file_id(path) == library.file:
+                return path.open("rb")
+        raise UnreadableError(f"{library.path} was replaced, and cannot be read any more")
+
+    def symbols(self, library: Library) -> Symbols:
+        """What it binds to others, and offers; raises `ElfError` or `UnreadableError`."""
+        if library.file not in self._symbols:
+            with self.open(library) as file:
+                self._symbols[library.file] = read_symbols(ElfFile(file))
+        return self._symbols[library.file]
 
     @cached_property
     def system(self) -> System:

@@ -21,7 +21,17 @@ from typing import Protocol
 
 from holdover.model import FileId
 
-__all__ = ["Library", "Files", "System", "Found", "Missing", "Closure", "closure", "breadth_first"]
+__all__ = [
+    "Library",
+    "Files",
+    "System",
+    "Found",
+    "Missing",
+    "Closure",
+    "closure",
+    "breadth_first",
+    "candidates",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +189,11 @@ def _first(search: _Search, name: str, node: _Node) -> tuple[Library | None, str
     return None, ""
 
 
+def candidates(name: str, system: System) -> Iterator[Path]:
+    """Where a library is looked for that no RPATH or RUNPATH leads to, in order."""
+    yield from (path for path, _ in _everywhere(name, system))
+
+
 def _candidates(name: str, node: _Node, system: System) -> Iterator[tuple[Path, str]]:
     """Where to look, in order, each with the reason."""
     library = node.library
@@ -189,6 +204,10 @@ def _candidates(name: str, node: _Node, system: System) -> Iterator[tuple[Path, 
     yield from _below(system.library_path, name, system, "LD_LIBRARY_PATH")
     if library.runpath:
         yield from _below(_paths(library.runpath, library, system), name, system, "RUNPATH")
+    yield from _everywhere(name, system)
+
+
+def _everywhere(name: str, system: System) -> Iterator[tuple[Path, str]]:
     for path in system.cache.get(name, ()):
         yield path, "ld.so.cache"
     yield from _below(system.directories, name, system, "a default directory")

@@ -16,6 +16,8 @@ __all__ = [
     "Module",
     "Needed",
     "LateLoad",
+    "Step",
+    "Explanation",
     "Process",
     "Scan",
     "Installed",
@@ -93,12 +95,39 @@ class LateLoad:
     path: Path
     problem: str = ""
     """Why it would not load; "" if it would."""
+    other: bool = False
+    """It is of another executable of the build, so that it never would have loaded in this one."""
     needs: tuple[Needed, ...] = ()
     """What has to be held with it: its closure, and the companions of the process's libc."""
     order: tuple[str, ...] = ()
     """All names that it needs, directly or not, in the order in which symbols are looked up."""
     unheld: tuple[tuple[str, str], ...] = ()
     """What it needs and must not be held, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where the linker finds one library; `why` says through what."""
+
+    name: str
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a late load of one module would do, and how."""
+
+    name: str
+    state: str
+    """As in `Prospect`: loaded, loads or blocked."""
+    reason: str
+    other: bool
+    path: Path | None = None
+    """The file that is found first; None if there is none."""
+    steps: tuple[Step, ...] = ()
+    by_name: tuple[tuple[str, str], ...] = ()
+    """(library or what stands for it, who opens it by name when it runs): it is not held."""
 
 
 class State(StrEnum):

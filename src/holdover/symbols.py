@@ -33,6 +33,9 @@ class Wanted:
     name: str
     version: str
 
+    def __str__(self) -> str:
+        return f"{self.name}, version {self.version}" if self.version else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Symbols:
@@ -90,7 +93,8 @@ class _Table:
         if section != SHN_UNDEF or info >> 4 in (STB_WEAK, STB_LOCAL):
             return None
         version = self._version(index) & VERSION_MASK
-        return Wanted(self._name(name), self.versions.get(version, ""))
+        # 0 and 1 stand for no version; 1 is also the number of the object's own name
+        return Wanted(self._name(name), self.versions.get(version, "") if version > 1 else "")
 
     def offered(self) -> Iterator[str]:
         indices = self.elf.hashed_symbols

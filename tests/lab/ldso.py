@@ -95,10 +95,7 @@ class Model:
             "missing": sorted(entry.name for entry in seen.closure.missing),
             "versions": sorted({words[2].rstrip(",") for words in named if words[-1] != "found"}),
             "symbols": sorted(
-                {
-                    m.split(" needs ")[1].split(",")[0]
-                    for m in unresolved(module, seen, world, self._symbols)
-                }
+                {symbol.name for _, symbol in unresolved(module, seen, world, self._symbols)}
             ),
             "refused": [],
         }

@@ -298,7 +298,11 @@ def _files(process: Process) -> Iterator[Path]:
 
 def _failing(process: Process) -> str:
     """Which modules would not load although they are its own."""
-    failing = [m for m in process.late if m.problem and m.name not in process.loaded]
+    failing = [
+        late
+        for late in process.late
+        if late.problem and not late.other and late.name not in process.loaded
+    ]
     if not failing:
         return ""
     names = _first_few([late.name for late in failing])
