@@ -29,12 +29,15 @@ from holdover.model import (
     Lease,
     Outcome,
     Plan,
+    Preview,
     Process,
     ProcessId,
     Result,
     Scan,
     State,
+    Unreadable,
 )
+from holdover.pending import PendingFiles
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
@@ -43,7 +46,8 @@ from holdover.steps.collect import Collection as Collected
 from holdover.steps.collect import collect
 from holdover.steps.deliver import environment, mount
 from holdover.steps.explain import explain
-from holdover.steps.plan import Aim, Touches, always, plan
+from holdover.steps.plan import Aim, Touches, always, files_of, plan
+from holdover.steps.preview import preview
 from holdover.steps.scan import scan
 from holdover.steps.verify import verify
 from holdover.store import Store
@@ -106,6 +110,22 @@ class Holdover:
         installed = aim is Aim.PROTECT
         seen = self._scan(pids, installed=installed)
         return plan(seen, self.store.holdings(), self.deliveries, self.store.views, aim, touches)
+
+    def files_of_processes(self) -> frozenset[Path]:
+        """Files and directories whose change would concern a live process."""
+        return frozenset(path for process in self._scan().processes for path in files_of(process))
+
+    def preview(self, pending: PendingFiles) -> tuple[tuple[Preview, ...], tuple[Unreadable, ...]]:
+        """What a pending change would mean for each process; changes nothing."""
+        seen, holdings = self._scan(), self.store.holdings()
+        where = (self.deliveries, self.store.views)
+        planned = plan(seen, holdings, *where, Aim.PROTECT, pending.concerns)
+        late = self._late or LateLoads(self.proc)
+        previews = (
+            preview(item, late, pending, self._program(item.process), holdings)
+            for item in planned.items
+        )
+        return tuple(previews), planned.unreadable
 
     def _scan(
         self, pids: Collection[int] = (), *, installed: bool = False, late: bool = True
@@ -203,7 +223,8 @@ class Holdover:
     def _capture(self, wanted: Capture) -> str:
         """Take a snapshot; many processes of one build want the same."""
         build = wanted.build
-        key = (build.program, build.build_id, build.stamp, wanted.purpose, wanted.modules)
+        identity = (build.program, build.build_id, build.stamp, wanted.library_path)
+        key = (*identity, wanted.purpose, wanted.modules)
         if key not in self._taken:
             self.progress(f"holding the modules of {build.version or build.program}")
             taken = capture(self.store, wanted, self.programs).id

@@ -18,6 +18,7 @@ from holdover.forecast import Forecast, World, forecast, start_up, unresolved
 from holdover.libraries import Libraries, read_library
 from holdover.linker import Found, Library, System, candidates
 from holdover.model import FileId, LateLoad, Module, Needed, Step
+from holdover.pending import PendingFiles, PendingLibraries
 from holdover.procfs import Mapping, ProcFs
 from holdover.trust import distrust, distrust_file
 
@@ -93,7 +94,9 @@ class LateLoads:
         """Raises `UnreadableError` or `MalformedError` if it cannot be foreseen."""
         maps = self.proc.maps(pid)
         code = {m.file: m for m in maps if m.file.inode and "x" in m.permissions}
-        library_path = self._library_path(pid)
+        library_path = tuple(
+            Path(name) for name in re.split("[:;]", self.library_path(pid)) if name.startswith("/")
+        )
         key = (self.proc.file_of(pid, "exe"), frozenset(code), library_path)
         if key not in self._sights:
             self._sights[key] = self._look(pid, code.values(), library_path)
@@ -122,19 +125,22 @@ class LateLoads:
         mapped = {entry.name: entry.library for entry in closure.found}
         return Sight(files, files.system, World(executable, mapped, mapped))
 
+    def after(self, sight: Sight, pending: PendingFiles) -> Sight:
+        """The same process when the pending change has been made."""
+        return Sight(PendingLibraries(sight.files, pending), sight.system, sight.world)
+
     def _libraries(self, machine: int, loader: str) -> Libraries:
         if not loader:
             raise MalformedError("its executable names no loader")
         key = (machine, Path(loader))
         return self._files.setdefault(key, Libraries(*key))
 
-    def _library_path(self, pid: int) -> tuple[Path, ...]:
-        """Read by the loader when the process started, and never again."""
+    def library_path(self, pid: int) -> str:
+        """LD_LIBRARY_PATH; the loader reads it when a process starts, and never again."""
         for entry in self.proc.read(pid, "environ").split("\0"):
             if entry.startswith("LD_LIBRARY_PATH="):
-                names = re.split("[:;]", entry.partition("=")[2])
-                return tuple(Path(name) for name in names if name.startswith("/"))
-        return ()
+                return entry.partition("=")[2]
+        return ""
 
     # -- what is foreseen ----------------------------------------------------------------------
 

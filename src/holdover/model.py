@@ -32,6 +32,7 @@ __all__ = [
     "Capture",
     "Item",
     "Plan",
+    "Preview",
     "Outcome",
     "Result",
 ]
@@ -172,6 +173,8 @@ class Process:
     """What it would find first for each name: in its view, or on disk."""
     own: tuple[LateLoad, ...] = ()
     """Modules of its build that lie on disk."""
+    library_path: str = ""
+    """LD_LIBRARY_PATH, as it was when it started."""
     unforeseen: str = ""
     """Why its late loads cannot be foreseen; "" if they can."""
     no_environment: str = ""
@@ -249,6 +252,8 @@ class Snapshot:
     """Module names that are refused."""
     unheld: tuple[tuple[str, str], ...] = ()
     """Modules and libraries of it that are not held, each with the reason."""
+    library_path: str = ""
+    """LD_LIBRARY_PATH of the process it was taken for: others must not get what was found there."""
 
     @property
     def libraries(self) -> dict[str, HeldFile]:
@@ -293,6 +298,7 @@ class Capture:
     """On disk, or in the view of another snapshot of the build."""
     reason: str
     unheld: tuple[tuple[str, str], ...] = ()
+    library_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +325,23 @@ class Plan:
     captures: tuple[Capture, ...] = ()
     """For installed builds that are about to be replaced, whether they run or not."""
     unreadable: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a pending change of packages would mean for one process."""
+
+    item: Item
+    """What would be done for it before the change."""
+    breaks: tuple[tuple[str, str], ...]
+    """Modules that it could no longer load without that, each with the reason."""
+    modules: int = 0
+    libraries: int = 0
+    """How many would be held for it."""
+    bytes_held: int = 0
+    """Size of what would be kept on disk once the packages have replaced it."""
+    bytes_written: int = 0
+    """Size of what would be written now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ LAYERS = {
         *("ldcache", "hwcaps", "linker", "forecast", "mounts", "search"),
     ),
     "edge": (
-        *("procfs", "memory", "loaded", "libraries", "lateloads", "trust"),
+        *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("environ", "linux", "run", "covering"),
     ),
     "definitions": ("programs", "packages", "builds"),

@@ -120,12 +120,14 @@ def _describe(
         files=files,
         decoys=decoys,
         unheld=unheld,
+        library_path=wanted.library_path,
     )
 
 
 def _content_digest(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[str, ...]) -> str:
     """The same content of the same build for the same purpose is the same snapshot."""
-    digest = hashlib.sha256(f"{wanted.build.build_id} {wanted.purpose}".encode())
+    identity = f"{wanted.build.build_id} {wanted.purpose} {wanted.library_path}"
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape"))
     for part in (*(f"{held.path} {held.sha256}" for held in files), *decoys):
         digest.update(b"\n" + part.encode())
     return digest.hexdigest()

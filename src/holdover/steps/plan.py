@@ -28,7 +28,7 @@ from holdover.model import (
 )
 from holdover.search import directories, first_found
 
-__all__ = ["Aim", "plan", "always"]
+__all__ = ["Aim", "plan", "always", "files_of"]
 
 _LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
 
@@ -152,7 +152,7 @@ class _Decision:
             case Aim.PROTECT, State.CURRENT | State.AT_RISK | State.DEFUSED:
                 if item.process.build.stamp is None:
                     return False
-                return any(map(touches, _files(item.process)))
+                return any(map(touches, files_of(item.process)))
             case Aim.PROTECT, State.UNSUPPORTED:
                 return touches(item.process.executable)
             case ((Aim.PROTECT | Aim.CATCH_UP), State.PROTECTED):
@@ -194,7 +194,7 @@ class _Decision:
         if held is not None and (process.look_alike or _covers(held.snapshot, own)):
             return held.snapshot.id, ""
         if held is None and not own:
-            held = self._sibling(process.build)
+            held = self._sibling(process)
         if held is None and not own and item.state is not State.CURRENT:
             return "", (
                 "its modules were replaced before it was protected; "
@@ -206,24 +206,26 @@ class _Decision:
             return "", f"what it needs cannot be told: {process.unforeseen}"
         own_first = item.state is not State.PROTECTED
         modules = _joined(own, held, own_first=own_first)
-        return _capture(process.build, executable, modules, f"needed by {_label(process)}"), ""
+        wanted = _capture(process.build, executable, modules, f"needed by {_label(process)}")
+        return replace(wanted, library_path=process.library_path), ""
 
     def _held(self, item: Item) -> Holding | None:
         """The best sound snapshot of exactly this build: its own, one that fits, or the fullest."""
         build_id = item.process.build.build_id
-        there = [h for h in self._same_stamp(item.process.build) if h.snapshot.build_id == build_id]
+        there = [h for h in self._same_stamp(item.process) if h.snapshot.build_id == build_id]
         own = item.process.own
         fitting = [h for h in there if h.snapshot.id == item.snapshot or _covers(h.snapshot, own)]
         return _fullest(fitting or there)
 
-    def _sibling(self, build: Build) -> Holding | None:
+    def _sibling(self, process: Process) -> Holding | None:
         """One of another executable of the same source build: they share their modules."""
-        return _fullest(self._same_stamp(build))
+        return _fullest(self._same_stamp(process))
 
-    def _same_stamp(self, build: Build) -> Iterator[Holding]:
+    def _same_stamp(self, process: Process) -> Iterator[Holding]:
         for holding in self.holdings:
             held = holding.snapshot
-            if held.purpose is Purpose.HOLD and held.stamp == build.stamp and not holding.damage:
+            same = (held.stamp, held.library_path) == (process.build.stamp, process.library_path)
+            if same and held.purpose is Purpose.HOLD and not holding.damage:
                 yield holding
 
     def _delivery(self, process: Process) -> tuple[Delivery | None, str]:
@@ -289,8 +291,8 @@ def _covers(snapshot: Snapshot, own: tuple[LateLoad, ...]) -> bool:
     )
 
 
-def _files(process: Process) -> Iterator[Path]:
-    """All whose change concerns the process."""
+def files_of(process: Process) -> Iterator[Path]:
+    """All files and directories whose change concerns the process."""
     yield process.executable
     yield from process.build.directories
     yield from {need.path for late in process.own for need in late.needs}
@@ -332,7 +334,11 @@ def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
 
 def _fullest(holdings: Iterable[Holding]) -> Holding | None:
     newest_last = sorted(holdings, key=lambda holding: holding.snapshot.created)
-    return max(reversed(newest_last), key=lambda h: len(h.snapshot.modules), default=None)
+    return max(
+        reversed(newest_last),
+        key=lambda h: (len(h.snapshot.modules), len(h.snapshot.files)),
+        default=None,
+    )
 
 
 def _label(process: Process) -> str:

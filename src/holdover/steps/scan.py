@@ -317,9 +317,10 @@ class _Foresight:
             on_disk = self.late.of(sight, first_found(own, where).values())
             view = self._view(process)
             late = self.late.of(sight, _modules_in(view)) if view else on_disk
+            library_path = self.late.library_path(process.id.pid)
         except (HoldoverError, OSError) as error:
             return replace(process, unforeseen=str(error))
-        return replace(process, own=on_disk, late=late)
+        return replace(process, own=on_disk, late=late, library_path=library_path)
 
     def _view(self, process: Process) -> Path | None:
         """Where it looks first, if that is one of ours."""
