@@ -22,8 +22,10 @@ _HOUR = 3600.0
 # qemu-system-gui is left out: its modules are loaded at the start or never, and it brings a desktop
 _SPLIT_PACKAGES = (*QEMU_PACKAGES, "qemu-system-modules-opengl", "qemu-system-modules-spice")
 
-# of its own accord mmdebstrap makes a /lib that nearly no real Debian 11 has
-_MERGED = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
+# what debian-installer has done since Debian 10; mmdebstrap leaves it to packages of Debian 12
+_MERGED = """--setup-hook=for part in bin sbin lib lib32 lib64 libx32; do
+    mkdir -p "$1/usr/$part" && ln -s "usr/$part" "$1/$part" || exit
+done"""
 
 BULLSEYE = Release("bullseye", security="perhaps", options=(_MERGED,))
 BOOKWORM = RELEASE
