@@ -10,13 +10,16 @@ READY := $(VENV)/.ready
 LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check unit dist clean lab-packages
+.PHONY: demo test test-distributions check unit dist clean lab-packages
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
 
 test: $(READY) lab-packages check
 	$(PYTEST) $(PYTEST_OPTIONS)
+
+test-distributions: $(READY) lab-packages
+	$(PYTEST) -m distributions $(PYTEST_OPTIONS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast lab: a throwaway root as the demo uses it, with the words of the tests added."""
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,23 +11,41 @@ from typing import Any
 
 from holdover.demo.archive import QEMU_PACKAGES, qemu_builds
 from holdover.demo.root import ThrowawayRoot, install_holdover
+from lab.distributions import full_upgrade
+from lab.python import install_with_python
 
 __all__ = ["Lab"]
 
 
 class Lab:
-    """A Debian 12 with the older QEMU build, in which one may do anything."""
+    """A Debian in which one may do anything; with the older QEMU build, if it is the usual one."""
 
     def __init__(self, root: ThrowawayRoot) -> None:
         self.root = root
-        self.older, self.newer = qemu_builds(root)
+
+    @functools.cached_property
+    def older(self) -> str:
+        """The version of the QEMU that is installed in the usual base."""
+        return qemu_builds(self.root)[0]
+
+    @functools.cached_property
+    def newer(self) -> str:
+        return qemu_builds(self.root)[1]
 
     @classmethod
     @contextmanager
-    def with_holdover(cls, base: Path, scratch: Path) -> Iterator["Lab"]:
-        """One where holdover is installed, and its hooks are not."""
+    def with_holdover(
+        cls, base: Path, scratch: Path, python_from: Path | None = None
+    ) -> Iterator["Lab"]:
+        """One where holdover is installed, and its hooks are not.
+
+        If its Python is too old, it gets that of the root `python_from`.
+        """
         with cls.stock(base, scratch) as lab:
-            install_holdover(lab.root.root)
+            if python_from is None:
+                install_holdover(lab.root.root)
+            else:
+                install_with_python(lab.root.root, python_from)
             yield lab
 
     @classmethod
@@ -66,6 +85,10 @@ class Lab:
 
     def downgrade(self) -> CompletedProcess[str]:
         return self._install(self.older)
+
+    def full_upgrade(self) -> CompletedProcess[str]:
+        """To the next release, if this is a copy of a `Crossing`'s base."""
+        return full_upgrade(self.root)
 
     def _install(self, version: str) -> CompletedProcess[str]:
         return self.root.apt("install", *(f"{package}={version}" for package in QEMU_PACKAGES))

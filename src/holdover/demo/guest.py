@@ -146,7 +146,8 @@ class Guest:
             names = {entry["name"] for entry in answer["return"]}
             return ATTACHED if probe.sign in names else REFUSED
         problem = answer["error"]["desc"] if "error" in answer else ""
-        if problem.startswith("Unknown driver"):
+        # the second is of a build that was made without the driver
+        if problem.startswith("Unknown driver") or "does not accept value" in problem:
             return REFUSED
         if probe.sign in problem:
             return ATTACHED

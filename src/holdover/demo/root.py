@@ -49,6 +49,13 @@ echo ready > /run/ready
 while :; do sleep 3600 & wait $!; done
 """
 
+_SCRIPT = """\
+#!/usr/bin/python3 -I
+import sys
+from holdover.cli.main import main
+sys.exit(main())
+"""
+
 
 class ThrowawayRoot:
     """A running one; `root` is its directory as seen from outside, `init` its first process."""
@@ -109,18 +116,19 @@ class ThrowawayRoot:
         return self.run("apt-get", "--yes", "--quiet", "--allow-downgrades", *words, check=check)
 
 
-def install_holdover(root: Path) -> None:
-    """Put this very holdover where a package of it would be."""
-    target = root / "usr/lib/python3/dist-packages/holdover"
+def install_holdover(root: Path, *, packages: Path | None = None, script: str = _SCRIPT) -> None:
+    """Put this very holdover where a package of it would be.
+
+    `packages` is where its Python looks for modules, and `script` starts it; the system's own by
+    default.
+    """
+    target = (packages or root / "usr/lib/python3/dist-packages") / "holdover"
     shutil.copytree(
         Path(holdover.__file__).parent, target, ignore=shutil.ignore_patterns("__pycache__")
     )
-    script = root / "usr/bin/holdover"
-    script.write_text(
-        "#!/usr/bin/python3 -I\nimport sys\nfrom holdover.cli.main import main\n"
-        "sys.exit(main())\n"
-    )
-    script.chmod(0o755)
+    command = root / "usr/bin/holdover"
+    command.write_text(script)
+    command.chmod(0o755)
 
 
 def _wait_for_init(process: subprocess.Popen[bytes]) -> int:

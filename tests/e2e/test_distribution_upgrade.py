@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests live through an upgrade of the whole distribution, libc included, and lose nothing.
+
+What a guest could load late before the upgrade is found out by trying, in a guest of its own: the
+releases differ in that. 12 to 13 is tried always, the others with `make test-distributions`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from lab import Lab
+from lab.distributions import CROSSINGS
+from lab.kinds import KINDS
+
+from holdover.demo import archive
+from holdover.demo.guest import ATTACHED, PROBES, REFUSED, Guest
+
+pytestmark = pytest.mark.e2e
+
+WORKS_TWICE = (ATTACHED, ATTACHED)
+NOT_THERE = (REFUSED, REFUSED)
+LOST = ("https disk", "rbd disk", "ssh disk")
+"""Lost by the unprotected on every way: the libraries of these are newer than the guest's libc,
+even where Debian has saved the modules."""
+LEAST = {*LOST, "iscsi disk", "nfs disk", "all device types"}
+SAME_BUILD = "only modules from the same build can be loaded"
+DIES_OF_A_REFUSAL = (7, 2)
+"""The first QEMU that a module of another build kills, at the load after that one."""
+
+
+@dataclass
+class Crossed:
+    """A system that was upgraded under guests; the twins are not protected any more."""
+
+    lab: Lab
+    offered: tuple[str, ...]
+    guests: dict[str, Guest]
+    twins: dict[str, Guest]
+    libc_before: str
+    apt: CompletedProcess[str]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "bookworm-to-trixie",
+        pytest.param("bullseye-to-bookworm", marks=pytest.mark.distributions),
+        pytest.param("trixie-to-sid", marks=pytest.mark.distributions),
+    ],
+)
+def crossed(request: pytest.FixtureRequest, cache: Path, scratch: Path) -> Iterator[Crossed]:
+    crossing = CROSSINGS[request.param]
+    own_base = archive.prepare_base(cache, print, crossing.recipe)
+    python_from = request.getfixturevalue("base") if crossing.python_is_too_old else None
+    with Lab.with_holdover(own_base, scratch, python_from) as lab:
+        lab.root.run("holdover", "enable")
+        offered = _offered(lab)
+        guests = {name: kind.start(lab.root, name) for name, kind in KINDS.items()}
+        twins = {what: Guest.start(lab.root, f"twin{n}") for n, what in enumerate((*LOST, "all"))}
+        libc = _libc(lab)
+        apt = lab.full_upgrade()
+        for twin in twins.values():
+            lab.root.run("holdover", "release", "--force", str(twin.pid))
+        yield Crossed(lab, offered, guests, twins, libc, apt)
+
+
+def _offered(lab: Lab) -> tuple[str, ...]:
+    """What a guest of this release can load late."""
+    fresh = Guest.start(lab.root, "fresh")
+    offered = tuple(what for what in PROBES if fresh.probe_twice(what) == WORKS_TWICE)
+    fresh.kill()
+    return offered
+
+
+def _libc(lab: Lab) -> str:
+    return lab.root.run("dpkg-query", "--show", "libc6").stdout
+
+
+def test_upgrade_is_complete(crossed: Crossed) -> None:
+    assert crossed.apt.returncode == 0, crossed.apt.stderr
+    assert _libc(crossed.lab) != crossed.libc_before
+    assert crossed.lab.run("dpkg", "--audit").stdout == ""
+    again = crossed.lab.root.apt("--simulate", "full-upgrade").stdout
+    assert "\n0 upgraded, 0 newly installed, 0 to remove" in again
+
+
+def test_hooks_ran_while_python_was_replaced(crossed: Crossed) -> None:
+    line = next(line for line in crossed.apt.stdout.splitlines() if line.startswith("holdover:"))
+    for kind, guest in crossed.guests.items():
+        assert f"{kind} ({guest.pid})" in line
+    assert "holdover" not in crossed.apt.stderr
+    assert not crossed.lab.path("/run/holdover/transaction").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guest_is_protected_afterwards(crossed: Crossed, kind: str) -> None:
+    guest = crossed.guests[kind]
+    assert guest.lives()
+    assert crossed.lab.status(guest.pid)["state"] == "protected"
+
+
+def test_enough_is_tried(crossed: Crossed) -> None:
+    assert set(crossed.offered) >= LEAST
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_protected_guest_loads_everything_twice(crossed: Crossed, kind: str) -> None:
+    guest = crossed.guests[kind]
+    seen = {what: guest.probe_twice(what) for what in crossed.offered}
+    assert seen == dict.fromkeys(crossed.offered, WORKS_TWICE), guest.log
+    assert guest.lives()
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_unprotected_twin_loses_its_disks(crossed: Crossed, what: str) -> None:
+    assert ATTACHED not in crossed.twins[what].probe_twice(what)
+
+
+def test_unprotected_twin_dies_as_soon_as_libraries_do_not_prevent_it(crossed: Crossed) -> None:
+    """A module that does not find its libraries is harmless. One that does is of another build."""
+    twin = crossed.twins["all"]
+    version = twin.qmp("query-version")["return"]["qemu"]
+    seen = {what: twin.probe_twice(what) for what in crossed.offered}
+    assert WORKS_TWICE not in {seen[what] for what in LOST}
+    poisoned = SAME_BUILD in twin.log.lower()
+    deadly = (version["major"], version["minor"]) >= DIES_OF_A_REFUSAL
+    assert twin.lives() == (not (poisoned and deadly)), twin.log
+
+
+def test_guest_of_the_new_release_is_current(crossed: Crossed) -> None:
+    guest = Guest.start(crossed.lab.root, "newer")
+    assert crossed.lab.status(guest.pid)["state"] == "current"
+    seen = {what: guest.probe_twice(what) for what in PROBES}
+    assert set(seen.values()) <= {WORKS_TWICE, NOT_THERE}
+    assert {what for what in PROBES if seen[what] == WORKS_TWICE} >= LEAST
+    guest.kill()
+
+
+def test_nothing_is_held_when_the_last_guest_is_gone(crossed: Crossed) -> None:
+    """The last test: it ends them all."""
+    assert crossed.lab.held()
+    for guest in (*crossed.guests.values(), *crossed.twins.values()):
+        guest.kill()
+    crossed.lab.root.run("holdover", "gc")
+    assert crossed.lab.held() == []
