@@ -2,8 +2,9 @@
 """Reads what the dynamic linker reads of an ELF file: segments, dynamic section, notes, symbols.
 
 Takes an open file, never a path, and trusts nothing in it: every offset and count is checked
-against the file's size before it is used, so that any malformed input is an `ElfError` and costs
-no more than the file is long. 64-bit little-endian files only.
+against the file's size, and against what real objects have, before it is used. So any malformed
+input is an `ElfError`, and costs little also if it claims to be terabytes long. 64-bit
+little-endian files only.
 
 Source: elf(5), the System V gABI chapter 5, and <elf.h>; the GNU hash table as glibc's
 elf/dl-lookup.c walks it.
@@ -34,9 +35,16 @@ _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _STRINGS = (4096, 1 << 20)  # PATH_MAX is enough for almost all, mangled names may be longer
-_MAX_NOTES = 1 << 20
-_MAX_READ = 1 << 28  # a sparse file may claim any size
 _PAGE = 4096
+
+# a sparse file may claim any size: more than this no real object has of each
+_MAX_READ = 1 << 28
+_MAX_SEGMENTS = 1024
+_MAX_NOTES = 1 << 20
+_MAX_DYNAMIC = 1 << 16  # entries
+_MAX_TEXT = 1 << 20  # of all names that the dynamic section and the versions refer to
+_MAX_SYMBOLS = 1 << 20
+_MAX_CHAIN = 1 << 16  # symbols of one bucket of a hash table
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,8 @@ class ElfFile:
         if self.type not in (ET_EXEC, ET_DYN):
             raise ElfError("neither an executable nor a shared object")
         self.segments = self._read_segments(offset=header[4], entry=header[8], count=header[9])
+        self._texts: dict[int, str] = {}
+        self._text_left = _MAX_TEXT
 
     # -- bytes ---------------------------------------------------------------------------------
 
@@ -138,11 +148,26 @@ class ElfFile:
                 return raw[:end].decode("utf-8", "surrogateescape")
         raise ElfError(f"string {index:#x} has no end")
 
+    def text(self, index: int) -> str:
+        """The string at `index` of the dynamic string table; raises `ElfError`.
+
+        For names that are few. They may overlap, so that a short table could hold a lot of them.
+        """
+        if index not in self._texts:
+            found = self._string_at(index)
+            self._text_left -= len(found)
+            if self._text_left < 0:
+                raise ElfError(f"names of more than {_MAX_TEXT} characters")
+            self._texts[index] = found
+        return self._texts[index]
+
     # -- segments ------------------------------------------------------------------------------
 
     def _read_segments(self, *, offset: int, entry: int, count: int) -> tuple[Segment, ...]:
         if entry != _SEGMENT.size:
             raise ElfError(f"program headers of {entry} bytes")
+        if count > _MAX_SEGMENTS:
+            raise ElfError(f"{count} program headers are more than any real file has")
         table = self.read(offset, entry * count)
         segments = tuple(
             Segment(kind, flags, at, address, in_file, in_memory, align)
@@ -195,7 +220,7 @@ class ElfFile:
         segment = next((s for s in self.segments if s.type == PT_DYNAMIC), None)
         if segment is None:
             return ()
-        size = segment.file_size // _DYNAMIC.size * _DYNAMIC.size
+        size = min(segment.file_size // _DYNAMIC.size, _MAX_DYNAMIC) * _DYNAMIC.size
         entries: list[tuple[int, int]] = []
         for tag, value in _DYNAMIC.iter_unpack(self.read(segment.offset, size)):
             if tag == DT_NULL:
@@ -203,15 +228,19 @@ class ElfFile:
             entries.append((tag, value))
         raise ElfError("the dynamic section has no end")
 
+    @cached_property
+    def tags(self) -> dict[int, int]:
+        """The first value with each tag."""
+        return dict(reversed(self.dynamic))
+
     def dynamic_value(self, tag: int) -> int:
         """The first value with this tag; raises `ElfError` if there is none."""
-        for found, value in self.dynamic:
-            if found == tag:
-                return value
-        raise ElfError(f"no dynamic entry {tag:#x}")
+        if tag not in self.tags:
+            raise ElfError(f"no dynamic entry {tag:#x}")
+        return self.tags[tag]
 
     def _dynamic_string(self, tag: int) -> str:
-        return next((self._string_at(v) for t, v in self.dynamic if t == tag), "")
+        return self.text(self.tags[tag]) if tag in self.tags else ""
 
     @property
     def soname(self) -> str:
@@ -231,7 +260,7 @@ class ElfFile:
     @cached_property
     def needed(self) -> tuple[str, ...]:
         """DT_NEEDED in file order."""
-        return tuple(self._string_at(value) for tag, value in self.dynamic if tag == DT_NEEDED)
+        return tuple(self.text(value) for tag, value in self.dynamic if tag == DT_NEEDED)
 
     # -- symbols -------------------------------------------------------------------------------
 
@@ -257,68 +286,90 @@ class ElfFile:
         return Symbol(self._string_at(name), value, size, section != SHN_UNDEF)
 
     def _hash_candidates(self, name: bytes) -> Iterator[int]:
-        if any(tag == DT_GNU_HASH for tag, _ in self.dynamic):
+        if DT_GNU_HASH in self.tags:
             return self._gnu_hash_chain(_gnu_hash(name))
-        if any(tag == DT_HASH for tag, _ in self.dynamic):
-            return iter(range(self._sysv_count()))
+        if DT_HASH in self.tags:
+            return self._sysv_hash_chain(_sysv_hash(name))
         return iter(())  # a static executable offers nothing
 
-    def _sysv_count(self) -> int:
+    def _number_at(self, address: int) -> int:
+        return int.from_bytes(self.read_at(address, 4), "little")
+
+    def _sysv_hash_chain(self, wanted: int) -> Iterator[int]:
         table = self.dynamic_value(DT_HASH)
-        count = int(struct.unpack("<II", self.read_at(table, 8))[1])
-        if count * _SYMBOL.size > self.size:
-            raise ElfError(f"{count} symbols in a file of {self.size} bytes")
+        nbuckets = self._number_at(table)
+        index = self._number_at(table + 8 + wanted % nbuckets * 4) if nbuckets else 0
+        for _ in range(_MAX_CHAIN):
+            if index == 0:
+                return
+            yield index
+            index = self._number_at(table + 8 + (nbuckets + index) * 4)
+        raise ElfError("a chain of the hash table has no end")
+
+    def _sysv_count(self) -> int:
+        count = self._number_at(self.dynamic_value(DT_HASH) + 4)
+        self._check_count(count)
         return count
+
+    def _check_count(self, count: int) -> None:
+        if count * _SYMBOL.size > self.size or count > _MAX_SYMBOLS:
+            raise ElfError(f"{count} symbols in a file of {self.size} bytes")
 
     @cached_property
     def _gnu_table(self) -> tuple[int, tuple[int, ...], int]:
         """(index of the first hashed symbol, buckets, address of the chains)."""
         table = self.dynamic_value(DT_GNU_HASH)
         nbuckets, first, nbloom, _ = struct.unpack("<IIII", self.read_at(table, 16))
-        if nbuckets * 4 + nbloom * 8 > self.size:
+        if nbuckets * 4 + nbloom * 8 > self.size or nbuckets > _MAX_SYMBOLS:
             raise ElfError(f"a hash table of {nbuckets} buckets in a file of {self.size} bytes")
         at = table + 16 + nbloom * 8
         buckets = struct.unpack(f"<{nbuckets}I", self.read_at(at, nbuckets * 4))
-        if max(buckets, default=0) * _SYMBOL.size > self.size:
-            raise ElfError(f"a hash table that leads out of a file of {self.size} bytes")
+        self._check_count(max(buckets, default=0))
         return first, buckets, at + nbuckets * 4
 
     def _gnu_hash_chain(self, wanted: int) -> Iterator[int]:
         first, buckets, chains = self._gnu_table
         if not buckets:
             return
-        index = buckets[wanted % len(buckets)]
-        while index >= first > 0:
-            (value,) = struct.unpack("<I", self.read_at(chains + (index - first) * 4, 4))
+        start = buckets[wanted % len(buckets)]
+        if not start >= first > 0:
+            return
+        for index in range(start, start + _MAX_CHAIN):
+            value = self._number_at(chains + (index - first) * 4)
             if value | 1 == wanted | 1:
                 yield index
             if value & 1:
                 return
-            index += 1
+        raise ElfError("a chain of the hash table has no end")
 
     @cached_property
     def hashed_symbols(self) -> range:
         """Indices of the symbols that can be found by name; all that are offered are among them."""
-        tags = {tag for tag, _ in self.dynamic}
-        if DT_GNU_HASH not in tags:  # a static executable has neither
-            return range(self._sysv_count() if DT_HASH in tags else 0)
+        if DT_GNU_HASH not in self.tags:  # a static executable has neither
+            return range(self._sysv_count() if DT_HASH in self.tags else 0)
         first, buckets, chains = self._gnu_table
-        index = max(buckets, default=0)
-        if index < first:
+        last = max(buckets, default=0)
+        if last < first:
             return range(0)
-        while not self._ends_chain(chains, index, first):  # the last chain ends the table
-            index += 1
-        return range(first, index + 1)
-
-    def _ends_chain(self, chains: int, index: int, first: int) -> bool:
-        (value,) = struct.unpack("<I", self.read_at(chains + (index - first) * 4, 4))
-        return bool(value & 1)
+        for index in range(last, last + _MAX_CHAIN):  # the last chain ends the table
+            if self._number_at(chains + (index - first) * 4) & 1:
+                return range(first, index + 1)
+        raise ElfError("the hash table has no end")
 
 
 def _gnu_hash(name: bytes) -> int:
     value = 5381
     for byte in name:
         value = (value * 33 + byte) & 0xFFFFFFFF
+    return value
+
+
+def _sysv_hash(name: bytes) -> int:
+    value = 0
+    for byte in name:
+        value = (value << 4) + byte
+        high = value & 0xF0000000
+        value = (value ^ high >> 24) & ~high
     return value
 
 

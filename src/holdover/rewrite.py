@@ -33,7 +33,6 @@ from holdover.errors import ElfError
 __all__ = ["rewrite"]
 
 SHT_STRTAB, SHT_DYNAMIC = 3, 6
-PN_XNUM = 0xFFFF
 _PAGE = 4096
 _E_PHOFF, _E_SHOFF, _E_PHNUM, _E_SHENTSIZE = 32, 40, 56, 58
 
@@ -75,8 +74,6 @@ def rewrite(file: BinaryIO, rpath: str, needed: Iterable[str]) -> bytes:
     little-endian shared object with a dynamic section.
     """
     elf = ElfFile(file)
-    if len(elf.segments) + 1 >= PN_XNUM:
-        raise ElfError(f"{len(elf.segments)} program headers leave no room for one more")
     out = bytearray(elf.read(0, elf.size))
     table = elf.dynamic_value(DT_STRTAB)
     strings = _Strings(elf.read_at(table, elf.dynamic_value(DT_STRSZ)))

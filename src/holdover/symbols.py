@@ -19,11 +19,13 @@ __all__ = ["Wanted", "Symbols", "read_symbols"]
 DT_RELA, DT_RELASZ, DT_RELACOUNT = 7, 8, 0x6FFFFFF9
 DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 2, 23, 0x6FFFFFF0
 STB_LOCAL, STB_WEAK = 0, 2
-STT_SECTION, STT_FILE, STT_TLS = 3, 4, 6
+STT_TLS = 6
 SHN_ABS = 0xFFF1
 VERSYM_HIDDEN = 0x8000
+_OLDEST = 2  # the first version of an object serves those that ask for none, hidden or not
 _RELA = struct.Struct("<QQq")
 _SYMBOL = struct.Struct("<IBBHQQ")
+_MAX_TABLE = 1 << 26  # bytes of names or relocations: a sparse file may claim any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,23 @@ def read_symbols(elf: ElfFile) -> Symbols:
 
 def _relocated(elf: ElfFile) -> Iterator[int]:
     """Indices of symbols that relocations name, each once."""
-    tags = dict(reversed(elf.dynamic))  # the first of each counts
-    seen = {0}
+    tags, seen = elf.tags, {0}
     for start, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
         if start not in tags:
             continue
         skip = tags.get(DT_RELACOUNT, 0) * _RELA.size if start == DT_RELA else 0
         at, length = tags[start] + skip, tags.get(size, 0) - skip
-        data = elf.read_at(at, length // _RELA.size * _RELA.size) if length > 0 else b""
+        data = _table(elf, at, length // _RELA.size * _RELA.size) if length > 0 else b""
         for _, info, _ in _RELA.iter_unpack(data):
             if (index := info >> 32) not in seen:
                 seen.add(index)
                 yield index
+
+
+def _table(elf: ElfFile, address: int, size: int) -> bytes:
+    if size > _MAX_TABLE:
+        raise ElfError(f"a table of {size} bytes at {address:#x} is more than any real file has")
+    return elf.read_at(address, size)
 
 
 class _Table:
@@ -81,11 +88,11 @@ class _Table:
 
     def __init__(self, elf: ElfFile) -> None:
         self.elf = elf
-        self.tags = dict(reversed(elf.dynamic))
-        self.versioned = DT_VERSYM in self.tags
+        self.versioned = DT_VERSYM in elf.tags
         self.versions = version_names(elf) if self.versioned else {}
-        size = self.tags.get(DT_STRSZ, 0)
-        self.strings = elf.read_at(self.tags[DT_STRTAB], size) if size else b""
+        size = elf.tags.get(DT_STRSZ, 0)
+        self.strings = _table(elf, elf.dynamic_value(DT_STRTAB), size) if size else b""
+        self.text_left = 4 * size  # names may overlap, and seldom do
 
     def wanted(self, index: int) -> Wanted | None:
         """The symbol, if it is not defined here and something breaks without it."""
@@ -110,16 +117,16 @@ class _Table:
             if section == SHN_UNDEF or info >> 4 == STB_LOCAL or not (value or absolute):
                 continue
             name = self._name(at)
-            if not version & VERSYM_HIDDEN:
-                yield name
             index = version & VERSION_MASK
+            if index <= _OLDEST or not version & VERSYM_HIDDEN:
+                yield name
             if index > 1 or not version & VERSYM_HIDDEN:
                 yield f"{name}@{self.versions.get(index, '') if index > 1 else ''}"
 
     def _versions_of(self, indices: range) -> tuple[int, ...]:
         if not self.versioned:
             return (0,) * len(indices)
-        at = self.tags[DT_VERSYM] + 2 * indices.start
+        at = self.elf.tags[DT_VERSYM] + 2 * indices.start
         return struct.unpack(f"<{len(indices)}H", self.elf.read_at(at, 2 * len(indices)))
 
     def _version(self, index: int) -> int:
@@ -133,4 +140,7 @@ class _Table:
         end = self.strings.find(b"\0", at)
         if end < 0:
             raise ElfError(f"the name of a symbol at {at:#x} has no end")
+        self.text_left -= end - at
+        if self.text_left < 0:
+            raise ElfError(f"names of symbols that overlap in {len(self.strings)} bytes")
         return self.strings[at:end].decode("utf-8", "surrogateescape")

@@ -5,22 +5,23 @@ Source: the Linux Standard Base, "Symbol Versioning"; what the loader makes of t
 elf/dl-version.c (_dl_check_map_versions).
 """
 
-import struct
 from collections.abc import Iterator
+from struct import Struct
 
-from holdover.elf import DT_STRSZ, DT_STRTAB, ElfFile
+from holdover.elf import ElfFile
 from holdover.errors import ElfError
 
 __all__ = ["needed_versions", "defined_versions", "version_names", "VERSION_MASK"]
 
-DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
+DT_VERDEF, DT_VERNEED = 0x6FFFFFFC, 0x6FFFFFFE
 VER_FLG_WEAK = 2
 VERSION_MASK = 0x7FFF
+_MAX_ENTRIES = 2 * VERSION_MASK  # versions, and the files that they are wanted from
 
-_NEED = struct.Struct("<HHIII")  # version, count, file name, first of its versions, next file
-_NEEDED = struct.Struct("<IHHII")  # hash, flags, index, name, next version
-_DEFINITION = struct.Struct("<HHHHIII")  # version, flags, index, count, hash, first name, next
-_NAME = struct.Struct("<II")  # name, next name
+_NEED = Struct("<HHIII")  # version, count, file name, first of its versions, next file
+_NEEDED = Struct("<IHHII")  # hash, flags, index, name, next version
+_DEFINITION = Struct("<HHHHIII")  # version, flags, index, count, hash, first name, next
+_NAME = Struct("<II")  # name, next name
 _Need = tuple[str, str, int, int]
 """File as in NEEDED, version, flags, index."""
 
@@ -48,55 +49,39 @@ def version_names(elf: ElfFile) -> dict[int, str]:
 
 
 def _needed(elf: ElfFile) -> Iterator[_Need]:
-    if not _has(elf, DT_VERNEED):
-        return
-    text = _Strings(elf)
-    at = elf.dynamic_value(DT_VERNEED)
-    budget = elf.size // _NEEDED.size  # tables that run in circles come to an end
-    for _ in range(_count(elf, DT_VERNEEDNUM)):
-        _, count, file, first, following = _NEED.unpack(elf.read_at(at, _NEED.size))
-        entry = at + first
-        budget -= count
-        if budget < 0:
-            raise ElfError(f"more symbol versions than a file of {elf.size} bytes has room for")
-        for _ in range(count):
-            _, flags, index, name, step = _NEEDED.unpack(elf.read_at(entry, _NEEDED.size))
-            yield text.at(file), text.at(name), flags, index
-            entry += step
-        at += following
+    tables = _Tables(elf)
+    for start, (_, _, file, first, _) in tables.chain(DT_VERNEED, _NEED):
+        for _, (_, flags, index, name, _) in tables.chain_at(start + first, _NEEDED):
+            yield elf.text(file), elf.text(name), flags, index
 
 
 def _defined(elf: ElfFile) -> Iterator[tuple[str, int]]:
-    if not _has(elf, DT_VERDEF):
-        return
-    text = _Strings(elf)
-    at = elf.dynamic_value(DT_VERDEF)
-    for _ in range(_count(elf, DT_VERDEFNUM)):
-        _, _, index, _, _, first, following = _DEFINITION.unpack(elf.read_at(at, _DEFINITION.size))
-        name, _ = _NAME.unpack(elf.read_at(at + first, _NAME.size))
-        yield text.at(name), index
-        at += following
+    for start, (_, _, index, _, _, first, _) in _Tables(elf).chain(DT_VERDEF, _DEFINITION):
+        name, _ = _NAME.unpack(elf.read_at(start + first, _NAME.size))
+        yield elf.text(name), index
 
 
-def _has(elf: ElfFile, tag: int) -> bool:
-    return any(found == tag for found, _ in elf.dynamic)
+class _Tables:
+    """Entries that each say how far it is to the next, as the loader walks them.
 
-
-def _count(elf: ElfFile, tag: int) -> int:
-    count = elf.dynamic_value(tag)
-    if count * _NEED.size > elf.size:
-        raise ElfError(f"{count} symbol versions in a file of {elf.size} bytes")
-    return count
-
-
-class _Strings:
-    """The dynamic strings, read at once: version tables name many."""
+    It does not look at the counts that are there, too: an entry without a next one is the last.
+    """
 
     def __init__(self, elf: ElfFile) -> None:
-        self.data = elf.read_at(elf.dynamic_value(DT_STRTAB), elf.dynamic_value(DT_STRSZ))
+        self.elf = elf
+        self.left = _MAX_ENTRIES
 
-    def at(self, index: int) -> str:
-        end = self.data.find(b"\0", index)
-        if end < 0:
-            raise ElfError(f"string {index:#x} has no end")
-        return self.data[index:end].decode("utf-8", "surrogateescape")
+    def chain(self, tag: int, entry: Struct) -> Iterator[tuple[int, tuple[int, ...]]]:
+        return self.chain_at(self.elf.tags[tag], entry) if tag in self.elf.tags else iter(())
+
+    def chain_at(self, address: int, entry: Struct) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """(address, fields); entries may overlap, so their number is bounded."""
+        following = -1
+        while following:
+            self.left -= 1
+            if self.left < 0:
+                raise ElfError("more symbol versions than symbols can refer to")
+            fields = entry.unpack(self.elf.read_at(address, entry.size))
+            yield address, fields
+            following = fields[-1]
+            address += following

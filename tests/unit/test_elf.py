@@ -8,14 +8,17 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit import elf_images
 from unit.elf_images import BASE, HEADER_SIZE, Image, RawSegment, build_id_note, note, opened
+from unit.hostile import sparse
 
 from holdover.elf import ElfFile
 from holdover.errors import ElfError
@@ -367,6 +370,91 @@ def test_a_sparse_file_is_not_read_whole() -> None:
         os.ftruncate(file.fileno(), 2**60)
         with pytest.raises(ElfError):
             _ = ElfFile(file).notes
+
+
+TERABYTES = 2**42
+FAR = 2**43
+
+
+def in_sparse_file(path: Path, tag: int, content: bytes, **more: Any) -> ElfFile:
+    """An image with `content` before its terabytes of zeros, and an entry that points there."""
+    rest = RawSegment(elf_images.PT_LOAD, elf_images.PF_R, 0, FAR, TERABYTES, TERABYTES)
+    image = Image(hash="none", extra_segments=[rest], extra_dynamic=[(tag, 0)], **more)
+    place = (tag, FAR + len(bytes(image)))
+    whole = bytes(replace(image, extra_dynamic=[place])) + content
+    return ElfFile(sparse(path / "image", whole, TERABYTES).open("rb"))
+
+
+def gnu_table(nbuckets: int, first: int, *buckets: int) -> bytes:
+    return struct.pack(f"<IIII{len(buckets)}I", nbuckets, first, 0, 0, *buckets)
+
+
+@pytest.mark.parametrize(
+    ("tag", "table"),
+    [
+        (elf_images.DT_GNU_HASH, gnu_table(1, 1, 1)),
+        (elf_images.DT_GNU_HASH, gnu_table(1, 1, HUGE)),
+        (elf_images.DT_GNU_HASH, gnu_table(HUGE, 1)),
+        (elf_images.DT_HASH, struct.pack("<II", 1, HUGE)),
+        (elf_images.DT_HASH, struct.pack("<IIIII", 1, 2, 1, 0, 1)),
+    ],
+    ids=["chain without end", "last symbol", "buckets", "symbols", "chain in a circle"],
+)
+def test_hash_table_in_a_file_of_terabytes_is_refused(
+    tmp_path: Path, tag: int, table: bytes
+) -> None:
+    elf = in_sparse_file(tmp_path, tag, table, needed=["a"])
+    questions: list[Question] = [lambda it: it.symbol("a"), lambda it: list(it.defined_names())]
+    assert REFUSED in [_answer(question, elf) for question in questions]
+
+
+def test_dynamic_section_of_terabytes_is_refused(tmp_path: Path) -> None:
+    start = 4096
+    rest = RawSegment(elf_images.PT_DYNAMIC, 4, start, BASE, TERABYTES - start, 0)
+    content = Image(dynamic=False, extra_segments=[rest]).filled_to(start) + b"\1" * 2**21
+    image = sparse(tmp_path / "image", content, TERABYTES)
+    with image.open("rb") as file, pytest.raises(ElfError, match="no end"):
+        _ = ElfFile(file).dynamic
+
+
+def test_more_program_headers_than_any_file_has_are_refused() -> None:
+    many = [RawSegment(0x77, 4, 0, 0, 0, 0)] * 1100
+    with pytest.raises(ElfError, match="1102 program headers"):
+        read(Image(extra_segments=many))
+
+
+# -- names that make no sense ----------------------------------------------------------------------
+
+
+def test_ten_thousand_needed_entries_are_read() -> None:
+    names = tuple(f"lib{number}.so" for number in range(10_000))
+    assert read(Image(needed=names)).needed == names
+
+
+def test_needed_entries_that_name_the_same_text_share_it() -> None:
+    long = (elf_images.DT_NEEDED, 1)
+    elf = read(Image(needed=["x" * 100_000], extra_dynamic=[long] * 10_000))
+    assert len(set(map(id, elf.needed))) == 1
+
+
+def test_needed_entries_whose_names_overlap_are_refused() -> None:
+    """Each is what is left of the same long text: gigabytes in a file of some kilobytes."""
+    places = [(elf_images.DT_NEEDED, 1 + number) for number in range(10_000)]
+    with pytest.raises(ElfError, match="characters"):
+        _ = read(Image(needed=["x" * 100_000], extra_dynamic=places)).needed
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/usr/lib/a", "a/b", ".", "..", "x" * 5000, "a\nb", "\udcff"]
+)
+def test_names_are_told_as_they_are(name: str) -> None:
+    """Who uses one as the name of a file looks at it first."""
+    elf = read(Image(needed=[name], soname=name, runpath=name))
+    assert (elf.needed, elf.soname, elf.runpath) == ((name,), name, name)
+
+
+def test_empty_name_is_one_too() -> None:
+    assert read(Image(extra_dynamic=[(elf_images.DT_NEEDED, 0)])).needed == ("",)
 
 
 # -- files of this system --------------------------------------------------------------------------
