@@ -33,10 +33,10 @@ def _parse(payload: bytes) -> list[str]:
         found: list[str] = []
         for entry in entries if isinstance(entries, list) else [entries]:
             wanted = entry["soname"]
-            found += [wanted] if isinstance(wanted, str) else wanted
+            found += wanted if isinstance(wanted, list) else [wanted]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ElfError(f"a note about dlopen makes no sense: {error!r}") from error
-    if not all(isinstance(name, str) and name for name in found):
+    if not all(isinstance(name, str) and name and name.isprintable() for name in found):
         raise ElfError("a note about dlopen names something that is no soname")
     return found
 
