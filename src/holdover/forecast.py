@@ -60,22 +60,29 @@ def forecast(module: Library, files: Files, system: System, world: World) -> For
         found = closure(module, files, system, world.start_up, world.executable)
     except ElfError as error:
         return Forecast(Closure(()), problems=(str(error),))
-    known = {entry.name: entry.library for entry in found.found} | dict(world.mapped)
-    known = {module.soname: module, **known}
+    known = {module.soname: module, **_by_name(found), **world.mapped}
     problems = tuple(_problems(module, found, known, world))
     return Forecast(found, breadth_first(module, known), problems)
+
+
+def _by_name(found: Closure) -> dict[str, Library]:
+    """By the names they were asked for, and their own."""
+    own = {entry.library.soname: entry.library for entry in reversed(found.found)}
+    return own | {entry.name: entry.library for entry in found.found}
 
 
 def _problems(
     module: Library, found: Closure, known: Mapping[str, Library], world: World
 ) -> Iterator[str]:
+    def is_loaded(library: Library) -> bool:
+        """Unless another one is in the process already, and wins."""
+        return world.mapped.get(library.soname, library).file == library.file
+
     for missing in found.missing:
-        if missing.name not in world.mapped:
+        if missing.name not in world.mapped and is_loaded(missing.needed_by):
             yield _not_found(missing, module)
     loaded = dict.fromkeys([module, *(entry.library for entry in found.found)])
-    for library in loaded:
-        if known.get(library.soname, library).file != library.file:
-            continue  # another one is in the process, and wins
+    for library in filter(is_loaded, loaded):
         for file, version in library.requires:
             target = known.get(file)
             if target is not None and target.defines and version not in target.defines:
@@ -100,7 +107,7 @@ def _too_old(who: str, version: str, file: str, target: Library, mapped: bool) -
 
 
 def _rank(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version))
+    return tuple(int(number) for number in re.findall(r"[0-9]{1,18}", version))
 
 
 def unresolved(
@@ -117,7 +124,7 @@ def unresolved(
     those that a module builds upon before it, for everybody to see. A function that is missing may
     never be called; then nobody would notice.
     """
-    by_name = {entry.name: entry.library for entry in seen.closure.found} | dict(world.mapped)
+    by_name = _by_name(seen.closure) | dict(world.mapped)
     own = [module, *(by_name[name] for name in seen.order if name in by_name)]
     common = (world.executable, *world.start_up.values())
     scope = {library.file: library for library in (*common, *own, *around)}

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from holdover.errors import ElfError
 from holdover.model import FileId
 
 __all__ = [
@@ -32,6 +33,10 @@ __all__ = [
     "breadth_first",
     "candidates",
 ]
+
+
+_MAX_PLACES = 100_000
+_MAX_LIBRARIES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,8 @@ class _Search:
     by_file: dict[FileId, Library]
     found: list[Found] = field(default_factory=list)
     missing: dict[str, Missing] = field(default_factory=dict)
+    places: int = _MAX_PLACES
+    """How many may still be looked at: a library can be made to need anything, from anywhere."""
 
 
 def closure(
@@ -130,10 +137,10 @@ def closure(
 ) -> Closure:
     """All that `module` needs and that is not in `mapped` (by soname) already.
 
-    Raises `ElfError` where the linker would stop.
+    Raises `ElfError` where the linker would stop, or be at it forever.
     """
     known = {module.soname: module, **(mapped or {})}
-    search = _Search(files, system, known, {at.file: at for at in known.values()})
+    search = _Search(files, system, known, {at.file: at for at in (module, *known.values())})
     queue = [_Node(module, _Node(executable) if executable else None)]
     _follow(search, queue)
     found, missing = tuple(search.found), tuple(search.missing.values())
@@ -150,21 +157,23 @@ def _follow(search: _Search, queue: list[_Node]) -> None:
 
 
 def _load_all(search: _Search, node: _Node, names: Iterable[str]) -> list[_Node]:
-    """Those that are new."""
-    wanted = (name for name in names if name not in search.known)
+    """Those that are new; an empty name stands for the program itself."""
+    wanted = (name for name in names if name and name not in search.known)
     return [_Node(new, node) for name in wanted if (new := _load(search, name, node))]
 
 
 def breadth_first(module: Library, known: Mapping[str, Library]) -> tuple[str, ...]:
     """Names of all that `module` needs, in the order in which its symbols are looked up."""
-    order: list[str] = []
+    order: dict[str, None] = {}
     queue, seen = [module], {module.file}
     for library in queue:  # grows while it is walked
         for name in library.needed:
             at = known.get(name)
-            if at is not None and at.file not in seen:
+            if at is None or at.file == module.file:
+                continue
+            order[name] = None  # also a second name of what was there: it is asked for by both
+            if at.file not in seen:
                 seen.add(at.file)
-                order.append(name)
                 queue.append(at)
     return tuple(order)
 
@@ -179,11 +188,16 @@ def _load(search: _Search, name: str, node: _Node) -> Library | None:
     for alias in filter(None, (name, library.soname)):
         search.known.setdefault(alias, library)
     search.found.append(Found(name, library, why))
+    if len(search.found) > _MAX_LIBRARIES:
+        raise ElfError(f"more than {_MAX_LIBRARIES} libraries are needed")
     return library if new else None
 
 
 def _first(search: _Search, name: str, node: _Node) -> tuple[Library | None, str]:
     for path, why in _candidates(name, node, search.system):
+        search.places -= 1
+        if search.places < 0:
+            raise ElfError(f"libraries are looked for in more than {_MAX_PLACES} places")
         if path.is_absolute() and (library := search.files.library(path)):
             return library, why
     return None, ""
@@ -234,7 +248,7 @@ def _rpath(node: _Node, system: System) -> Iterator[Path]:
 
 
 def _paths(listed: str, library: Library, system: System) -> Iterator[Path]:
-    for entry in listed.split(":"):
+    for entry in dict.fromkeys(listed.split(":")):
         yield Path(_expand(entry, library, system))
 
 
