@@ -58,12 +58,13 @@ class Staging:
             with target.open("xb") as copy:
                 copy.write(content)
             shutil.copystat(origin, target)
+            _check_holdable(target, target.lstat())  # it may have been replaced meanwhile
             return _describe(name, origin, target, "rewritten")
 
     def _target(self, name: str) -> Path:
         """Names come from files that others made; below `lib` is as deep as it goes."""
         plain = name.removeprefix("lib/")
-        if "/" in plain or plain in ("", ".", ".."):
+        if "/" in plain or "\0" in plain or plain in ("", ".", ".."):
             raise StoreError(f"{name!r} cannot be the name of a held file")
         target = self.directory / name
         with store_errors("write to the store"):

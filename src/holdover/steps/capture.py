@@ -26,8 +26,9 @@ RPATH = "$ORIGIN/lib"
 def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Snapshot:
     """Take a snapshot; the caller holds the store's lock.
 
-    Raises `DamagedError` if a file is no longer the build's own, `VanishedError` if the
-    executable is gone, `StoreError` if the store cannot take it. Nothing partial stays.
+    Raises `DamagedError` if a file is no longer the build's own, `ElfError` if it is malformed,
+    `VanishedError` or `UnreadableError` if the executable is gone or cannot be read, `StoreError`
+    if the store cannot take it. Nothing partial stays.
     """
     program = next(p for p in programs if p.name == wanted.build.program)
     decoys = _decoys(wanted, program)
@@ -129,5 +130,5 @@ def _content_digest(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[
     identity = f"{wanted.build.build_id} {wanted.purpose} {wanted.library_path}"
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape"))
     for part in (*(f"{held.path} {held.sha256}" for held in files), *decoys):
-        digest.update(b"\n" + part.encode())
+        digest.update(b"\n" + part.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
