@@ -11,7 +11,7 @@ Source: proc_pid_maps(5), getauxval(3), elf(5), dlmopen(3).
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -23,9 +23,10 @@ from holdover.procfs import Mapping, ProcFs
 __all__ = ["Loaded", "executable", "libc", "start_up_libraries", "PAGE"]
 
 PAGE = 4096
-_AT_NULL, _AT_ENTRY = 0, 9
+_AT_ENTRY = 9
 _E_ENTRY = 24  # offset of e_entry in the ELF header
 _LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
+_MAX_PARTS = 64  # mappings and segments of an object; the loader makes about five of each
 _LOADER = re.compile(r"/ld[-.][^/]*$")
 
 
@@ -51,7 +52,8 @@ def executable(proc: ProcFs, pid: int, maps: tuple[Mapping, ...]) -> Iterator[Lo
         entry = _auxiliary(proc, pid).get(_AT_ENTRY)
         start = int(struct.unpack("<Q", elf.read(_E_ENTRY, 8))[0])
         mapping = next((m for m in maps if entry and m.start <= entry < m.end), None)
-        if entry is None or mapping is None or entry - start not in _bases(maps, mapping.file, elf):
+        own = [m for m in maps if mapping is not None and m.file == mapping.file]
+        if entry is None or mapping is None or entry - start not in _bases(own, elf):
             raise UnsupportedError(f"process {pid}: where its executable is loaded cannot be told")
         yield Loaded(elf, mapping.file, entry - start)
 
@@ -62,9 +64,9 @@ def libc(proc: ProcFs, pid: int, maps: tuple[Mapping, ...]) -> Iterator[Loaded]:
     with ExitStack() as stack:
         found = [
             loaded
-            for mapping in _mapped_code(maps)
+            for mapping, own in _mapped_code(maps)
             if _LIBC.search(mapping.path)
-            for loaded in stack.enter_context(_objects(proc, pid, maps, mapping))
+            for loaded in stack.enter_context(_objects(proc, pid, mapping, own))
             if loaded.elf.soname == "libc.so.6"
         ]
         if len(found) != 1:
@@ -79,51 +81,57 @@ def start_up_libraries(
     """Libraries that the executable itself needs, hence never unloaded; of doubtful ones none."""
     with ExitStack() as stack:
         by_soname: dict[str, list[Loaded]] = defaultdict(list)
-        for mapping in _mapped_code(maps):
-            for loaded in stack.enter_context(_objects(proc, pid, maps, mapping)):
+        for mapping, own in _mapped_code(maps):
+            for loaded in stack.enter_context(_objects(proc, pid, mapping, own)):
                 by_soname[loaded.elf.soname].append(loaded)
         for soname in needed:
             if len(by_soname[soname]) == 1 and not _LOADER.search(f"/{soname}"):
                 yield by_soname[soname][0]
 
 
-def _mapped_code(maps: tuple[Mapping, ...]) -> Iterator[Mapping]:
-    """One mapping of each file that some code is mapped from."""
-    seen = set()
+def _mapped_code(maps: tuple[Mapping, ...]) -> Iterator[tuple[Mapping, Sequence[Mapping]]]:
+    """One mapping of each file that some code is mapped from, and all of that file."""
+    by_file: dict[FileId, list[Mapping]] = defaultdict(list)
+    code: dict[FileId, Mapping] = {}
     for mapping in maps:
-        if mapping.file.inode and "x" in mapping.permissions and mapping.file not in seen:
-            seen.add(mapping.file)
-            yield mapping
+        by_file[mapping.file].append(mapping)
+        if mapping.file.inode and "x" in mapping.permissions:
+            code.setdefault(mapping.file, mapping)
+    for file, mapping in code.items():
+        yield mapping, by_file[file]
 
 
 @contextmanager
 def _objects(
-    proc: ProcFs, pid: int, maps: tuple[Mapping, ...], mapping: Mapping
+    proc: ProcFs, pid: int, mapping: Mapping, own: Sequence[Mapping]
 ) -> Iterator[list[Loaded]]:
     """The very file that is mapped, replaced or not, at each base where it is loaded."""
-    with proc.open(pid, f"map_files/{mapping.start:x}-{mapping.end:x}") as file:
+    file = proc.open_mapped(pid, mapping)
+    if file is None:
+        yield []
+        return
+    with file:
         elf = ElfFile(file)
-        yield [Loaded(elf, mapping.file, base) for base in _bases(maps, mapping.file, elf)]
+        yield [Loaded(elf, mapping.file, base) for base in _bases(own, elf)]
 
 
-def _bases(maps: tuple[Mapping, ...], file: FileId, elf: ElfFile) -> list[int]:
-    """Where every segment of the object is mapped as the loader maps it."""
-    if not elf.loads:
+def _bases(own: Sequence[Mapping], elf: ElfFile) -> list[int]:
+    """Where every segment of the object is mapped as the loader maps it; `own` are all of it."""
+    if not elf.loads or len(elf.loads) > _MAX_PARTS or len(own) > _MAX_PARTS:
         return []
     first = elf.loads[0]
-    starts = [m.start for m in maps if m.file == file and m.offset == _page(first.offset)]
+    starts = [m.start for m in own if m.offset == _page(first.offset)]
     bases = [start - _page(first.address) for start in starts]
-    return [b for b in bases if all(_is_mapped(maps, file, b, s) for s in elf.loads if s.file_size)]
+    return [b for b in bases if all(_is_mapped(own, b, s) for s in elf.loads if s.file_size)]
 
 
-def _is_mapped(maps: tuple[Mapping, ...], file: FileId, base: int, segment: Segment) -> bool:
+def _is_mapped(own: Sequence[Mapping], base: int, segment: Segment) -> bool:
     at = base + _page(segment.address)
     return any(
-        m.file == file
-        and m.start <= at < m.end
+        m.start <= at < m.end
         and m.offset + at - m.start == _page(segment.offset)
         and ("x" in m.permissions) == segment.executable
-        for m in maps
+        for m in own
     )
 
 

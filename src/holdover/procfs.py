@@ -7,6 +7,7 @@ device and inode. Whatever cannot be read is an error, never an empty answer.
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from typing import BinaryIO
 from holdover.errors import MalformedError, UnreadableError, VanishedError
 from holdover.model import FileId, ProcessId
 
-__all__ = ["ProcFs", "file_id", "Mapping", "Stat", "parse_maps", "parse_stat"]
+__all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "Stat", "parse_maps", "parse_stat"]
 
 DELETED = " (deleted)"
+_MAX_TEXT = 1 << 26  # bytes: a process may say that its environment is as long as its memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,21 @@ def file_id(path: Path) -> FileId | None:
     return FileId(found.st_dev, found.st_ino)
 
 
+def open_regular(path: Path) -> BinaryIO | None:
+    """The file at `path`, or None if it is no regular one; raises `OSError`.
+
+    Users choose what lies where their processes look: to open a pipe may take forever, and to open
+    a device may do anything. Nothing can be put in its place between the look and the opening.
+    """
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        return open(f"/proc/self/fd/{handle}", "rb")
+    finally:
+        os.close(handle)
+
+
 class ProcFs:
     """/proc, or a directory that looks like it."""
 
@@ -119,8 +136,10 @@ class ProcFs:
             return os.readlink(self.path(pid, name))
 
     def read(self, pid: int, name: str) -> str:
-        with self._errors(pid, name):
-            raw = self.path(pid, name).read_bytes()
+        with self._errors(pid, name), self.path(pid, name).open("rb") as file:
+            raw = file.read(_MAX_TEXT)
+        if len(raw) == _MAX_TEXT:
+            raise UnreadableError(f"process {pid}: {name} is longer than any real one")
         if not raw and name in ("maps", "stat"):
             raise VanishedError(f"process {pid} ended")  # a zombie has no memory any more
         return raw.decode("utf-8", "surrogateescape")
@@ -128,6 +147,12 @@ class ProcFs:
     def open(self, pid: int, name: str) -> BinaryIO:
         with self._errors(pid, name):
             return self.path(pid, name).open("rb")
+
+    def open_mapped(self, pid: int, mapping: Mapping) -> BinaryIO | None:
+        """The very file that is mapped, replaced or not; None if it is no regular one."""
+        name = f"map_files/{mapping.start:x}-{mapping.end:x}"
+        with self._errors(pid, name):
+            return open_regular(self.path(pid, name))
 
     def identity(self, pid: int) -> ProcessId:
         return ProcessId(pid, self.stat(pid).start_time)
@@ -151,6 +176,11 @@ class ProcFs:
         with self._errors(pid, name):
             found = self.path(pid, name).stat()
         return FileId(found.st_dev, found.st_ino)
+
+    def owner(self, pid: int) -> int:
+        """Its effective user, also if it is not dumpable: that holds for directories only."""
+        with self._errors(pid, "task"):
+            return self.path(pid, "task").stat().st_uid
 
     def namespace(self, pid: int, kind: str = "mnt") -> int:
         with self._errors(pid, f"ns/{kind}"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from holdover.errors import MalformedError, UnreadableError, VanishedError
 from holdover.model import FileId, ProcessId
-from holdover.procfs import Mapping, ProcFs, Stat, parse_maps, parse_stat
+from holdover.procfs import Mapping, ProcFs, Stat, open_regular, parse_maps, parse_stat
 
 LINE = "7f00-7f10 rw-p 00001000 fd:01 1234                       /usr/lib/libc.so.6"
 PID = 42
@@ -348,3 +348,58 @@ def test_the_real_proc_knows_this_very_process() -> None:
     assert any(
         mapping.file == proc.file_of(os.getpid(), "exe") for mapping in proc.maps(os.getpid())
     )
+
+
+def test_the_owner_of_a_process_is_its_effective_user() -> None:
+    assert ProcFs().owner(os.getpid()) == os.geteuid()
+
+
+# -- what a process says that means harm -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["environ", "cmdline", "maps"])
+def test_what_is_longer_than_any_real_one_is_not_read_to_its_end(proc: ProcFs, name: str) -> None:
+    """A process may move the bounds of its environment; prctl(2), PR_SET_MM."""
+    path = proc.path(PID, name)
+    path.touch()
+    os.truncate(path, 2**42)
+    with pytest.raises(UnreadableError, match=f"{name} is longer"):
+        proc.read(PID, name)
+
+
+def mapped(proc: ProcFs, target: Path) -> Mapping:
+    mapping = Mapping(0x1000, 0x2000, "r-xp", 0, FileId(1, 1), "/usr/lib/libq.so")
+    link = proc.path(PID, "map_files/1000-2000")
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(target)
+    return mapping
+
+
+def test_the_very_file_that_is_mapped_is_opened(proc: ProcFs, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    file = proc.open_mapped(PID, mapped(proc, tmp_path / "file"))
+    assert file is not None
+    with file:
+        assert file.read() == b"text"
+
+
+def test_a_mapping_that_is_gone_has_vanished(proc: ProcFs, tmp_path: Path) -> None:
+    with pytest.raises(VanishedError):
+        proc.open_mapped(PID, mapped(proc, tmp_path / "gone"))
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_device(path: Path) -> None:
+    path.symlink_to("/dev/tty")  # to open it would fail, or do something
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_device, Path.mkdir])
+def test_only_regular_files_are_opened(
+    proc: ProcFs, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "odd")
+    assert open_regular(tmp_path / "odd") is None
+    assert proc.open_mapped(PID, mapped(proc, tmp_path / "odd")) is None
