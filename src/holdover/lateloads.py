@@ -7,15 +7,18 @@ that have mapped the same. Nothing is loaded or executed.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from holdover.dlopened import suggested_names
 from holdover.elf import ElfFile
-from holdover.errors import ElfError, MalformedError
+from holdover.errors import ElfError, MalformedError, UnreadableError
 from holdover.forecast import Forecast, World, forecast, start_up, unresolved
-from holdover.libraries import Libraries, read_library
+from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, System, candidates
 from holdover.model import FileId, LateLoad, Module, Needed, Step
 from holdover.pending import PendingFiles, PendingLibraries
@@ -24,6 +27,12 @@ from holdover.trust import distrust, distrust_file
 
 __all__ = ["LateLoads", "Sight"]
 
+PATIENCE = 5.0
+"""Seconds of our own processor time for all processes of one user. A host full of guests takes a
+fraction of one; but users choose what their processes map and where these look for libraries, and
+may make it as tedious to follow as they like. The others must have their turn all the same."""
+
+_MAX_LIBRARY_PATH = 256
 _LIBC = "libc.so.6"
 _NEVER_HELD = re.compile(r"libc\.so\.6|ld[-.].*|ld-linux.*")
 # use GLIBC_PRIVATE, so they must be of the libc in the process
@@ -69,10 +78,23 @@ class Sight:
 class LateLoads:
     """Forecasts for the processes of this system."""
 
-    def __init__(self, proc: ProcFs, *, deep: bool = False) -> None:
+    def __init__(
+        self,
+        proc: ProcFs,
+        *,
+        deep: bool = False,
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.process_time,
+        cache: Path = CACHE,
+    ) -> None:
         """With `deep`, every symbol is looked up too: half a second for a build."""
         self.proc = proc
         self.deep = deep
+        self.patience = patience
+        self.clock = clock
+        self.cache = cache
+        self._spent: dict[int, float] = defaultdict(float)  # by user
+        self._deadline = float("inf")
         self._files: dict[tuple[int, Path], Libraries] = {}
         self._sights: dict[_Key | Path, Sight] = {}
         self._late: dict[tuple[int, Path], LateLoad] = {}
@@ -88,15 +110,32 @@ class LateLoads:
             found.append(self._late[key])
         return tuple(found)
 
+    @contextmanager
+    def on_behalf_of(self, pid: int) -> Iterator[None]:
+        """Raises `UnreadableError` in the midst of it when its user has had his share."""
+        user, started = self.proc.owner(pid), self.clock()
+        self._deadline = started + self.patience - self._spent[user]
+        try:
+            self._check()
+            yield
+        finally:
+            self._spent[user] += self.clock() - started
+            self._deadline = float("inf")
+
+    def _check(self) -> None:
+        if self.clock() > self._deadline:
+            raise UnreadableError("the libraries of its user's processes take too long to follow")
+
     # -- who looks -----------------------------------------------------------------------------
 
     def process(self, pid: int) -> Sight:
         """Raises `UnreadableError` or `MalformedError` if it cannot be foreseen."""
         maps = self.proc.maps(pid)
         code = {m.file: m for m in maps if m.file.inode and "x" in m.permissions}
-        library_path = tuple(
-            Path(name) for name in re.split("[:;]", self.library_path(pid)) if name.startswith("/")
-        )
+        names = dict.fromkeys(re.split("[:;]", self.library_path(pid)))
+        if len(names) > _MAX_LIBRARY_PATH:
+            raise MalformedError(f"its LD_LIBRARY_PATH names {len(names)} directories")
+        library_path = tuple(Path(name) for name in names if name.startswith("/"))
         key = (self.proc.file_of(pid, "exe"), frozenset(code), library_path)
         if key not in self._sights:
             self._sights[key] = self._look(pid, code.values(), library_path)
@@ -133,7 +172,7 @@ class LateLoads:
         if not loader:
             raise MalformedError("its executable names no loader")
         key = (machine, Path(loader))
-        return self._files.setdefault(key, Libraries(*key))
+        return self._files.setdefault(key, Libraries(*key, self._check, self.cache))
 
     def library_path(self, pid: int) -> str:
         """LD_LIBRARY_PATH; the loader reads it when a process starts, and never again."""
@@ -236,7 +275,7 @@ def _undefined(
     wanted = unresolved(module, seen, sight.world, sight.files.symbols, around)
     for library, symbol in wanted:
         if library.file != module.file:
-            return f"{library.soname} needs {symbol}, which nothing has", False
+            return f"{library.soname or library.path.name} needs {symbol}, which nothing has", False
         if symbol.version:
             return f"it needs {symbol}, which nothing has", False
         return f"it needs {symbol}, which this executable has not", True

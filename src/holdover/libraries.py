@@ -5,9 +5,11 @@ Every file is read once, however many modules of however many processes need it.
 or executed.
 """
 
+import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +22,14 @@ from holdover.hwcaps import hwcaps_directories
 from holdover.ldcache import parse_cache
 from holdover.linker import Library, System
 from holdover.model import FileId
-from holdover.procfs import DELETED, Mapping, ProcFs, file_id
+from holdover.procfs import DELETED, Mapping, ProcFs, file_id, open_regular
 from holdover.symbols import Symbols, read_symbols
 from holdover.versions import defined_versions, needed_versions
 
-__all__ = ["Libraries", "read_library"]
+__all__ = ["Libraries", "read_library", "CACHE"]
 
-_CACHE = Path("/etc/ld.so.cache")
+CACHE = Path("/etc/ld.so.cache")
+_PASSED_OVER = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
 _DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]+/\0){2,}")  # as the loader has them
 
 
@@ -37,31 +40,58 @@ def read_library(file: BinaryIO, path: Path) -> tuple[Library, int]:
     machines at all.
     """
     found, elf = os.fstat(file.fileno()), ElfFile(file)
+    if not elf.dynamic:
+        raise ElfError("it has no dynamic section")
     library = Library(
         path=path,
-        file=FileId(found.st_dev, found.st_ino),
+        file=_identity(file),
         soname=elf.soname,
         needed=elf.needed,
         rpath=elf.rpath,
         runpath=elf.runpath,
         requires=needed_versions(elf),
         defines=defined_versions(elf),
-        named=declared_names(elf),
+        named=_named(elf),
         size=found.st_size,
         mtime_ns=found.st_mtime_ns,
     )
     return library, elf.machine
 
 
+def _named(elf: ElfFile) -> tuple[str, ...]:
+    try:
+        return declared_names(elf)
+    except ElfError:
+        return ()  # the linker does not read these notes, and loads it all the same
+
+
+def _identity(file: BinaryIO) -> FileId:
+    found = os.fstat(file.fileno())
+    return FileId(found.st_dev, found.st_ino)
+
+
+def _no_check() -> None:
+    return
+
+
 class Libraries:
     """The libraries of this system for processes of one machine type (`EM_*` of elf(5)).
 
-    Raises `ElfError` from `library` for a file that the linker would stop at.
+    Raises `ElfError` from `library` for a file that the linker would stop at. `check` is called
+    before each file that may have to be read, and may raise.
     """
 
-    def __init__(self, machine: int, loader: Path) -> None:
+    def __init__(
+        self,
+        machine: int,
+        loader: Path,
+        check: Callable[[], None] = _no_check,
+        cache: Path = CACHE,
+    ) -> None:
         self.machine = machine
         self.loader = loader
+        self.check = check
+        self.cache = cache
         self._by_path: dict[Path, Library | None] = {}
         self._by_file: dict[FileId, Library | None] = {}
         self._absent: set[Path] = set()
@@ -71,22 +101,28 @@ class Libraries:
 
     def library(self, path: Path) -> Library | None:
         """The object at `path`; None if there is none, or one of another machine."""
+        self.check()
         if path not in self._by_path:
             self._by_path[path] = None if path.parent in self._absent else self._open(path)
         return self._by_path[path]
 
     def _open(self, path: Path) -> Library | None:
+        """As open_path() and open_verify() of glibc's elf/dl-load.c do."""
         try:
-            with path.open("rb") as file:
+            file = open_regular(path)
+            if file is None:
+                raise ElfError(f"{path} is no regular file")
+            with file:
                 return self._read(file, path)
-        except OSError:  # the linker, too, goes on to the next directory
-            if not path.parent.is_dir():
+        except OSError as error:
+            if error.errno not in _PASSED_OVER:
+                raise ElfError(f"{path} cannot be read: {error.strerror}") from error
+            if file_id(path.parent) is None:
                 self._absent.add(path.parent)
             return None
 
     def _read(self, file: BinaryIO, path: Path) -> Library | None:
-        found = os.fstat(file.fileno())
-        identity = FileId(found.st_dev, found.st_ino)
+        identity = _identity(file)
         if identity not in self._by_file:
             try:
                 library, machine = read_library(file, path)
@@ -116,26 +152,33 @@ class Libraries:
         for mapping in maps:
             if not mapping.file.inode or "x" not in mapping.permissions:
                 continue
-            with proc.open(pid, f"map_files/{mapping.start:x}-{mapping.end:x}") as file:
+            self.check()
+            file = proc.open_mapped(pid, mapping)
+            if file is None:
+                continue
+            with file:
                 try:
                     library = self._read(file, Path(mapping.path.removesuffix(DELETED)))
                 except ElfError:
                     continue  # mapped as code, and no library: the program's own business
-                source = Path(file.name)
             if library is not None:
+                source = proc.path(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")
                 self._sources.setdefault(library.file, source)
                 found.setdefault(library.soname or library.path.name, library)
         return found
 
     def open(self, library: Library) -> BinaryIO:
         """The very file; raises `UnreadableError` if it is gone."""
-        for path in (library.path, self._sources.get(library.file)):
-            if path is not None and file_id(path) == library.file:
-                return path.open("rb")
+        for path in filter(None, (library.path, self._sources.get(library.file))):
+            with suppress(OSError):
+                file = open_regular(path)
+                if file is not None and _identity(file) == library.file:
+                    return file
         raise UnreadableError(f"{library.path} was replaced, and cannot be read any more")
 
     def symbols(self, library: Library) -> Symbols:
         """What it binds to others, and offers; raises `ElfError` or `UnreadableError`."""
+        self.check()
         if library.file not in self._symbols:
             with self.open(library) as file:
                 self._symbols[library.file] = read_symbols(ElfFile(file))
@@ -146,12 +189,12 @@ class Libraries:
         """Raises `UnreadableError` if the loader or the cache cannot be read."""
         directories = self._default_directories()
         try:
-            data = _CACHE.read_bytes() if _CACHE.exists() else b""
+            data = self.cache.read_bytes() if self.cache.exists() else b""
             hwcaps = hwcaps_directories(Path("/proc/cpuinfo").read_text())
             entries = parse_cache(data) if data else ()
         except (OSError, MalformedError) as error:
             raise UnreadableError(
-                f"{_CACHE} cannot be read: {error}", hint="run ldconfig"
+                f"{self.cache} cannot be read: {error}", hint="run ldconfig"
             ) from error
         cache: dict[str, list[Path]] = {}
         supported = {name.rpartition("/")[2]: rank for rank, name in enumerate(hwcaps)}

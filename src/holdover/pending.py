@@ -58,7 +58,7 @@ class PendingLibraries(Libraries):
     """The libraries that a process will find after the change."""
 
     def __init__(self, now: Libraries, pending: PendingFiles) -> None:
-        super().__init__(now.machine, now.loader)
+        super().__init__(now.machine, now.loader, now.check, now.cache)
         self._now = now
         self._pending = pending
 
