@@ -167,7 +167,8 @@ class Holdover:
             outcomes = tuple(self._serve(item) for item in decided.items)
             problems: list[str] = []
             if transaction is not None:
-                problems = [self._hold_for(transaction, wanted) for wanted in decided.captures]
+                problems += decided.problems
+                problems += [self._hold_for(transaction, wanted) for wanted in decided.captures]
             return Result(outcomes, tuple(filter(None, problems)), decided.unreadable)
 
     def _serve(self, item: Item) -> Outcome:

@@ -191,6 +191,8 @@ class Installed:
     build: Build
     own: tuple[LateLoad, ...] = ()
     """Modules of it that lie on disk, for a process that is started now."""
+    unforeseen: str = ""
+    """Why its late loads cannot be foreseen; "" if they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +327,8 @@ class Plan:
     captures: tuple[Capture, ...] = ()
     """For installed builds that are about to be replaced, whether they run or not."""
     unreadable: tuple[Unreadable, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Why an installed build that is about to be replaced cannot be held."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,10 @@ __all__ = ["directories", "first_found", "Prospect", "prospects"]
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What a late load of one module would do: "loaded", "loads" or "blocked"."""
+    """What a late load of one module would do: "loaded", "loads" or "blocked".
+
+    `reason` is why it is blocked, or why it may not load all the same.
+    """
 
     name: str
     state: str
@@ -52,12 +55,13 @@ def _prospect(name: str, item: Item, found: Module | None, held: frozenset[str] 
     if name in item.process.loaded:
         return Prospect(name, "loaded")
     problem = next((late.problem for late in item.process.late if late.name == name), "")
+    doubt = item.process.unforeseen and f"what it needs cannot be told: {item.process.unforeseen}"
     if held is not None and item.state in (State.PROTECTED, State.DEFUSED):
         if name not in held:
             return Prospect(name, "blocked", "not held for its build: refused without harm")
-        return Prospect(name, "blocked" if problem else "loads", problem)
+        return Prospect(name, "blocked" if problem else "loads", problem or doubt)
     if found is not None and found.stamp == item.process.build.stamp:
-        return Prospect(name, "blocked" if problem else "loads", problem)
+        return Prospect(name, "blocked" if problem else "loads", problem or doubt)
     where = (
         "there is no such file any more"
         if found is None

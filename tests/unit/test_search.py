@@ -14,6 +14,7 @@ from holdover.model import (
     HeldFile,
     Holding,
     Item,
+    LateLoad,
     Module,
     Process,
     ProcessId,
@@ -178,3 +179,20 @@ def test_a_module_that_is_not_on_disk_is_not_said_to_be_of_another_build(state: 
     (found,) = prospects(item(state, "s1"), [], [holding("gone")], VIEWS)
     assert found.state == "blocked"
     assert "another build" not in found.reason
+
+
+@pytest.mark.parametrize("state", [State.CURRENT, State.PROTECTED])
+def test_module_of_a_process_that_cannot_be_foreseen_loads_with_a_doubt(state: State) -> None:
+    blind = replace(PROCESS, unforeseen="its maps cannot be read")
+    on_disk, held = (module("block-rbd"),), (holding("block-rbd"),)
+    (found,) = prospects(item(state, "s1", blind), on_disk, held, VIEWS)
+    assert found.state == "loads"
+    assert found.reason == "what it needs cannot be told: its maps cannot be read"
+
+
+def test_module_that_would_not_load_is_blocked_with_the_reason() -> None:
+    problem = "it needs GLIBC_2.38, the libc.so.6 in the process has only GLIBC_2.36"
+    late = LateLoad("block-rbd", DISK / "block-rbd.so", problem)
+    guest = replace(PROCESS, late=(late,))
+    (found,) = prospects(item(State.CURRENT, process=guest), (module("block-rbd"),), (), VIEWS)
+    assert found == Prospect("block-rbd", "blocked", problem)

@@ -59,8 +59,10 @@ def plan(
     """What is true of each process, and what `aim` asks to be done about it."""
     decide = _Decision(scan, holdings, deliveries, views, aim)
     items = tuple(decide.item(process, touches) for process in scan.processes)
-    captures = tuple(decide.captures(touches)) if aim is Aim.PROTECT else ()
-    return Plan(items, captures, scan.unreadable)
+    touched = decide.installed(touches) if aim is Aim.PROTECT else []
+    captures = tuple(_capture_installed(found) for found in touched if not found.unforeseen)
+    problems = (_problem_of(found) for found in touched if found.unforeseen)
+    return Plan(items, captures, scan.unreadable, tuple(problems))
 
 
 class _Decision:
@@ -242,7 +244,7 @@ class _Decision:
         refused = "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
         return None, refused or "no delivery is allowed"
 
-    def captures(self, touches: Touches) -> list[Capture]:
+    def installed(self, touches: Touches) -> list[Installed]:
         """Installed builds that are about to be replaced: one may start while that happens."""
         touched = (
             installed
@@ -250,13 +252,21 @@ class _Decision:
             if any(map(touches, (installed.path, *installed.build.directories)))
         )
         # the executables of one source build share their modules: held once, they serve all
-        by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in touched}
-        return [_capture_installed(installed) for installed in by_stamp.values()]
+        best_last = sorted(touched, key=lambda installed: not installed.unforeseen)
+        by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in best_last}
+        return list(by_stamp.values())
 
 
 def _capture_installed(installed: Installed) -> Capture:
     reason = "installed, and about to be replaced"
     return _capture(installed.build, installed.path, installed.own, reason)
+
+
+def _problem_of(installed: Installed) -> str:
+    return (
+        f"{installed.path} is not held for who starts it meanwhile: "
+        f"what its modules need cannot be told: {installed.unforeseen}"
+    )
 
 
 def _capture(build: Build, executable: Path, modules: tuple[LateLoad, ...], reason: str) -> Capture:

@@ -313,14 +313,16 @@ class _Foresight:
         where = directories(process, self.views)
         own = [module for module in self.modules if module.stamp == build.stamp]
         try:
-            sight = self.late.process(process.id.pid)
-            on_disk = self.late.of(sight, first_found(own, where).values())
-            view = self._view(process)
-            late = self.late.of(sight, _modules_in(view)) if view else on_disk
-            library_path = self.late.library_path(process.id.pid)
+            with self.late.on_behalf_of(process.id.pid):
+                library_path = self.late.library_path(process.id.pid)
+                process = replace(process, library_path=library_path)
+                sight = self.late.process(process.id.pid)
+                on_disk = self.late.of(sight, first_found(own, where).values())
+                view = self._view(process)
+                late = self.late.of(sight, _modules_in(view)) if view else on_disk
         except (HoldoverError, OSError) as error:
             return replace(process, unforeseen=str(error))
-        return replace(process, own=on_disk, late=late, library_path=library_path)
+        return replace(process, own=on_disk, late=late)
 
     def _view(self, process: Process) -> Path | None:
         """Where it looks first, if that is one of ours."""
@@ -332,7 +334,10 @@ class _Foresight:
     def installed(self, found: Installed) -> Installed:
         own = [module for module in self.modules if module.stamp == found.build.stamp]
         own = list(first_found(own, found.build.directories).values())
-        return replace(found, own=self.late.of(self.late.installed(found.path), own))
+        try:
+            return replace(found, own=self.late.of(self.late.installed(found.path), own))
+        except (HoldoverError, OSError) as error:
+            return replace(found, unforeseen=str(error))
 
 
 def _modules_in(view: Path) -> Iterator[Module]:
