@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.errors import UsageError
-from holdover.packages.apt import Change, changed_files, names_any, parse_changes
+from holdover.packages.apt import (
+    Change,
+    Pending,
+    archive_path,
+    changed_files,
+    names_any,
+    parse_changes,
+    parse_simulation,
+)
 
 HEAD = ["VERSION 3", "APT::Architecture=amd64", "Dir::Cache=var/cache/apt/", "DPkg=a b c", ""]
 DEB = "/var/cache/apt/archives/qemu.deb"
@@ -128,6 +136,127 @@ def test_any_text_is_read_or_a_usage_error(text: str) -> None:
         parse_changes(text.splitlines())
     except UsageError:
         return
+
+
+# -- parse_simulation ------------------------------------------------------------------------------
+
+SIMULATED = [
+    "Inst libssh-4 [0.10.6-0+deb12u1] (0.10.6-0+deb12u2 Debian:12.12/stable [amd64])",
+    "Inst libc6:i386 [2.36-9] (2.36-10 Debian:12.12/stable [i386]) [libc6:amd64 on libc6:i386]",
+    "Inst hello (2.10-3 Debian:12.15/oldstable [amd64])",
+    "Inst python3-jwt [2.6.0-1] (2.6.0-1+deb12u1 Debian:12.15/oldstable, Debian-Security:12 [all])",
+    "Inst libstdc++6 [12.2.0-14] (12.2.0-14+deb12u1 Google LLC:1.0/stable [amd64]) []",
+    "Inst qemu [1:7.2+dfsg-7] (1:7.2+dfsg-7+deb12u15 Debian:12.12/stable [amd64])",
+    "Inst local [1.0] (2.0 [amd64])",
+    "Remv librbd1 [16.2.11+ds-2]",
+    "Remv libc6:i386 [2.36-9] [libc6:amd64 ]",
+    "Purg qemu-utils [1:7.2+dfsg-7]",
+]
+
+
+def pending(
+    name: str, version: str = "", *, new: bool = False, architecture: str = "amd64"
+) -> Pending:
+    return Pending(Change(name, architecture), version, new)
+
+
+FOUND = [
+    pending("libssh-4", "0.10.6-0+deb12u2"),
+    pending("libc6", "2.36-10", architecture="i386"),
+    pending("hello", "2.10-3", new=True),
+    pending("python3-jwt", "2.6.0-1+deb12u1", architecture="all"),
+    pending("libstdc++6", "12.2.0-14+deb12u1"),
+    pending("qemu", "1:7.2+dfsg-7+deb12u15"),
+    pending("local", "2.0"),
+    pending("librbd1"),
+    pending("libc6", architecture="i386"),
+    pending("qemu-utils"),
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"), list(zip(SIMULATED, FOUND, strict=True)), ids=lambda at: str(at)[:12]
+)
+def test_simulated_line_names_package_and_what_becomes_of_it(line: str, found: Pending) -> None:
+    assert parse_simulation(line, "amd64") == (found,)
+
+
+def test_only_lines_that_change_files_are_read_in_order() -> None:
+    text = [
+        "NOTE: This is only a simulation!",
+        "Reading package lists...",
+        "The following packages will be REMOVED:",
+        "  librbd1",
+        "Instead of this, that is installed.",
+        SIMULATED[7],
+        SIMULATED[0],
+        "Conf libssh-4 (0.10.6-0+deb12u2 Debian:12.12/stable [amd64])",
+        "",
+    ]
+    assert parse_simulation("\n".join(text), "amd64") == (FOUND[7], FOUND[0])
+
+
+def test_nothing_to_do_is_no_package() -> None:
+    assert parse_simulation("0 upgraded, 0 newly installed, 0 to remove\n", "amd64") == ()
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_removed_package_without_an_architecture_is_a_native_one(architecture: str) -> None:
+    (found,) = parse_simulation("Remv librbd1 [16.2.11+ds-2]", architecture)
+    assert found.change == Change("librbd1", architecture)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Inst ",
+        "Inst hello",
+        "Inst hello [1.0]",
+        "Inst hello (2.0",
+        "Inst hello (2.0 Debian)",
+        "Inst hello (2.0 Debian [amd64])x",
+        "Inst Hello (2.0 Debian [amd64])",
+        "Inst ../hello (2.0 Debian [amd64])",
+        "Inst hello (../../2.0 Debian [amd64])",
+        "Inst hello (2.0 Debian [../amd64])",
+        "Remv ",
+        "Remv hello (2.0 Debian [amd64])",
+        "Purg hello:",
+        "Purg \0",
+    ],
+)
+def test_simulated_line_that_makes_no_sense_is_a_usage_error(line: str) -> None:
+    with pytest.raises(UsageError, match="makes no sense"):
+        parse_simulation(f"{SIMULATED[0]}\n{line}\n", "amd64")
+
+
+def test_message_about_a_long_line_is_short() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_simulation("Inst " + "x" * 10_000, "amd64")
+    assert len(caught.value.message) < 500
+
+
+@given(st.lists(st.sampled_from(["Inst ", "Remv ", "a", "(", ")", "[", "]", " ", "1", "\n"])))
+def test_any_simulation_is_read_or_a_usage_error(words: list[str]) -> None:
+    try:
+        found = parse_simulation("".join(words), "amd64")
+    except UsageError:
+        return
+    assert all("/" not in archive_path(package).name for package in found)
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        (FOUND[0], "libssh-4_0.10.6-0+deb12u2_amd64.deb"),
+        (FOUND[3], "python3-jwt_2.6.0-1+deb12u1_all.deb"),
+        (FOUND[5], "qemu_1%3a7.2+dfsg-7+deb12u15_amd64.deb"),
+    ],
+    ids=["plain", "all", "epoch"],
+)
+def test_archive_is_called_as_apt_calls_it(package: Pending, name: str) -> None:
+    assert archive_path(package) == Path("/var/cache/apt/archives") / name
+    assert archive_path(package, Path("/elsewhere")) == Path("/elsewhere") / name
 
 
 # -- changed_files ---------------------------------------------------------------------------------

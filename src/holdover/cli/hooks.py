@@ -92,7 +92,9 @@ def _everything(_: Path) -> bool:
     return True
 
 
-def _touches(listing: str) -> Callable[[Path], bool] | None:
+def _touches(
+    listing: str, proc: ProcFs | None = None, info: Path = apt.DPKG_INFO
+) -> Callable[[Path], bool] | None:
     """Which files a transaction changes, or None if none of them concerns a program."""
     from holdover.programs import load_programs
 
@@ -100,8 +102,8 @@ def _touches(listing: str) -> Callable[[Path], bool] | None:
     changes = apt.parse_changes(listing.removesuffix("\n").split("\n"))
     if apt.names_any(changes, [p for program in programs for p in program.packages]):
         return _everything  # a new package's files may land among those of an old build
-    owned = apt.changed_files(changes)
-    libraries = _LIBRARY.search(owned) and _anybody_runs(programs)
+    owned = apt.changed_files(changes, info)
+    libraries = _LIBRARY.search(owned) and _anybody_runs(programs, proc or ProcFs())
     if not (libraries or any(program.is_among(owned) for program in programs)):
         return None
     files = frozenset(owned.split("\n"))
@@ -112,9 +114,8 @@ def _touches(listing: str) -> Callable[[Path], bool] | None:
     )
 
 
-def _anybody_runs(programs: tuple["Program", ...]) -> bool:
+def _anybody_runs(programs: tuple["Program", ...], proc: ProcFs) -> bool:
     """Whether a library can matter to anybody at all."""
-    proc = ProcFs()
     for pid in proc.pids():
         try:
             name = proc.link(pid, "exe").removesuffix(DELETED)

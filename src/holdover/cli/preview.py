@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`holdover preview`: what the pending upgrade would break, and what would be held."""
 
+import os
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +27,8 @@ def run_preview(options: Namespace) -> int:
         report("asking apt what it would do")
         words = options.apt or ["dist-upgrade"]
         simulated = run("apt-get", "--simulate", *words)
-        packages = apt.parse_simulation(simulated.stdout)
+        native = run("dpkg", "--print-architecture").stdout.strip()
+        packages = apt.parse_simulation(simulated.stdout, native)
         holdover = Holdover(progress=report)
         pending = _pending(_concerned(packages, holdover), Path(scratch), report)
         patterns = [name for program in holdover.programs for name in program.packages]
@@ -80,13 +83,16 @@ def _unpack(archive: Path, directory: Path) -> dict[str, Path]:
 
 def _inside(path: Path, directory: Path) -> Path | None:
     """The file that a name in the package stands for; None if it leads out of it."""
-    for _ in range(_MAX_LINKS):
-        if not path.is_symlink():
-            return path if path.is_file() else None
-        target = path.readlink()
-        path = directory / target.relative_to("/") if target.is_absolute() else path.parent / target
-        if not path.resolve().is_relative_to(directory.resolve()):
-            return None
+    top = os.path.realpath(directory)
+    with suppress(OSError):  # no file has so long a name
+        for _ in range(_MAX_LINKS):
+            if not Path(os.path.realpath(path.parent)).is_relative_to(top):
+                return None
+            if not path.is_symlink():
+                return path if path.is_file() else None
+            target = path.readlink()
+            inside = directory / str(target).lstrip("/")
+            path = inside if target.is_absolute() else path.parent / target
     return None
 
 

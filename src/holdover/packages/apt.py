@@ -22,6 +22,7 @@ __all__ = [
     "names_any",
     "archive_path",
     "HOOK_PATH",
+    "DPKG_INFO",
 ]
 
 HOOK_PATH = Path("/etc/apt/apt.conf.d/90holdover")
@@ -33,7 +34,7 @@ ARCHIVES = Path("/var/cache/apt/archives")
 _PENDING = re.compile(
     r"(?P<verb>Inst|Remv|Purg) (?P<name>[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?)"
     r"(?: \[(?P<old>[^] ]+)\])?"
-    r"(?: \((?P<version>[^ )]+)[^)]* \[(?P<architecture>[a-z0-9-]+)\]\))?(?: |$)"
+    r"(?: \((?P<version>[A-Za-z0-9.+~:-]+)(?: [^)]*)? \[(?P<architecture>[a-z0-9-]+)\]\))?(?: |$)"
 )
 
 
@@ -86,25 +87,27 @@ def _parse_all(lines: Iterator[str]) -> Iterator[Change]:
         yield Change(name, architecture)
 
 
-def parse_simulation(text: str) -> tuple[Pending, ...]:
+def parse_simulation(text: str, native: str) -> tuple[Pending, ...]:
     """Parse what `apt-get --simulate` prints; raises `UsageError` for a line that makes no sense.
 
     Inst libssh-4 [0.10.6-0+deb12u1] (0.10.6-0+deb12u2 Debian:12.12/stable [amd64])
     Remv librbd1 [16.2.11+ds-2]
+
+    `native` is dpkg's architecture, which apt does not name where it removes something.
     """
     return tuple(
-        _parse_pending(line)
-        for line in text.splitlines()
+        _parse_pending(line, native)
+        for line in text.split("\n")
         if line[:5] in ("Inst ", "Remv ", "Purg ")
     )
 
 
-def _parse_pending(line: str) -> Pending:
+def _parse_pending(line: str, native: str) -> Pending:
     found = _PENDING.match(line)
     if found is None or (found["verb"] == "Inst") != (found["version"] is not None):
         raise UsageError(f"a line of apt's simulation makes no sense: {line[:200]!r}")
     name, _, architecture = found["name"].partition(":")
-    change = Change(name, architecture or found["architecture"] or "all")
+    change = Change(name, architecture or found["architecture"] or native)
     return Pending(change, found["version"] or "", new=found["old"] is None)
 
 

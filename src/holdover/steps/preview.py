@@ -96,6 +96,8 @@ def _stamp_differs(process: Process, change: Replacement, new: Path, program: Pr
 def _closure_goes(late: LateLoad, sight: Sight, pending: PendingFiles) -> str:
     """Why it would not load with the libraries to come, or ""."""
     for need in late.needs:
+        if need.name not in late.order:
+            continue  # it is held for what may be opened by name
         change = pending.replacement(need.path)
         if change is not None and change.version and not change.at_hand:
             return f"{change} replaces {need.name}; if that fits cannot be told without the package"
