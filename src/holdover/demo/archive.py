@@ -178,20 +178,22 @@ TWO_BUILDS = Recipe("chroot", RELEASE, _fill_with_two_builds)
 
 def qemu_builds(root: ThrowawayRoot) -> tuple[str, str]:
     """Versions of the oldest and the newest QEMU build that the archive offers at once."""
-    listed = root.run("apt-cache", "madison", QEMU_PACKAGES[0]).stdout.splitlines()
+    return builds(root, QEMU_PACKAGES[0])
+
+
+def builds(root: ThrowawayRoot, package: str) -> tuple[str, str]:
+    """Its oldest and its newest version; raises `CommandError` if there is only one."""
+    listed = root.run("apt-cache", "madison", package).stdout.splitlines()
     versions = {line.split("|")[1].strip() for line in listed}
 
     def compare(one: str, other: str) -> int:
-        return (
-            -1
-            if run("dpkg", "--compare-versions", one, "lt", other, check=False).returncode == 0
-            else 1
-        )
+        older = run("dpkg", "--compare-versions", one, "lt", other, check=False).returncode == 0
+        return -1 if older else 1
 
     ordered = sorted(versions, key=cmp_to_key(compare))
     if len(ordered) < 2:
         raise CommandError(
-            f"the archive offers only one QEMU build now: {ordered}",
+            f"the archive offers only one build of {package} now: {ordered}",
             hint="there is nothing to upgrade from or to; try again after the next update",
         )
     return ordered[0], ordered[-1]
