@@ -8,17 +8,14 @@ import pytest
 from lab import Lab
 from lab.disks import DISKS, attach_disk, read_late
 from lab.image import IMAGE
-from lab.servers import DataServers, data_servers
+from lab.kinds import KINDS
+from lab.servers import DataServers
 
 from holdover.demo.guest import Guest
 
 pytestmark = pytest.mark.e2e
 
-
-@pytest.fixture(scope="module")
-def servers(servers_base: Path, scratch: Path) -> Iterator[DataServers]:
-    with data_servers(servers_base, scratch) as made:
-        yield made
+CONFINEMENTS = ("host-namespace", "sandboxed")  # as root: ssh takes the keys from root's home
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +27,14 @@ def plain(base: Path, scratch: Path, servers: DataServers) -> Iterator[Guest]:
 
 
 @pytest.fixture(scope="module")
-def protected(base: Path, scratch: Path, servers: DataServers) -> Iterator[Guest]:
+def protected(base: Path, scratch: Path, servers: DataServers) -> Iterator[dict[str, Guest]]:
     """With holdover's hooks enabled and nothing else done; then apt upgraded QEMU."""
     with Lab.with_holdover(base, scratch) as lab:
         lab.root.run("holdover", "enable")
         servers.introduce(lab.root)
-        guest = Guest.start(servers.join(lab.root), "protected")
+        guests = {kind: KINDS[kind].start(servers.join(lab.root), kind) for kind in CONFINEMENTS}
         lab.upgrade()
-        yield guest
+        yield guests
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +59,11 @@ def test_keys_are_checked(stock: Lab, servers: DataServers) -> None:
 
 
 @pytest.mark.parametrize("driver", DISKS)
-def test_protected_guest_reads_a_disk_after_the_upgrade(protected: Guest, driver: str) -> None:
-    assert read_late(protected, driver) == IMAGE
+@pytest.mark.parametrize("kind", CONFINEMENTS)
+def test_protected_guest_reads_a_disk_after_the_upgrade(
+    protected: dict[str, Guest], kind: str, driver: str
+) -> None:
+    assert read_late(protected[kind], driver) == IMAGE
 
 
 @pytest.mark.parametrize("driver", DISKS)
