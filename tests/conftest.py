@@ -14,7 +14,7 @@ import pytest
 from lab import BootedLab, Lab
 from lab.bases import base_directory
 from lab.booted import build_booted_base
-from lab.servers import PACKAGES, DataServers, build_servers_base, data_servers
+from lab.servers import SERVERS, DataServers, data_servers
 
 from holdover.demo import archive
 from holdover.demo.root import sweep
@@ -87,10 +87,8 @@ def booted_base(cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def servers(cache: Path, scratch: Path) -> Iterator[DataServers]:
     """Network disks for the guests of any other root; they serve from the first use on."""
-    sources = archive.debian_sources(archive.RELEASE)
-    directory = base_directory(cache, "servers", repr((PACKAGES, sources)))
-    build_servers_base(directory, sources)
-    with data_servers(directory, scratch) as made:
+    servers_base = archive.prepare_base(cache, print, SERVERS)
+    with data_servers(servers_base, scratch) as made:
         yield made
 
 

@@ -9,17 +9,19 @@ The namespace and all the servers end with their root, however that ends.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from holdover.demo.archive import RELEASE, Recipe
 from holdover.demo.root import ThrowawayRoot
-from lab.bases import LabError, build_base
+from holdover.flow import Progress
+from lab.bases import LabError
 from lab.image import IMAGE, WEB_SERVER
 
-__all__ = ["EXPORT", "PACKAGES", "TARGET", "DataServers", "build_servers_base", "data_servers"]
+__all__ = ["EXPORT", "SERVERS", "TARGET", "DataServers", "data_servers"]
 
-PACKAGES = (
+_PACKAGES = (
     *("python3", "mount", "iproute2", "netbase", "openssl"),
     *("openssh-server", "rpcbind", "nfs-ganesha-vfs", "tgt"),
 )
@@ -58,9 +60,11 @@ EXPORT {{
 """
 
 
-def build_servers_base(directory: Path, sources: Sequence[str]) -> None:
-    """Build the root of the servers at `directory`, unless it is there."""
-    build_base(directory, sources, PACKAGES)
+def _complete(root: ThrowawayRoot, progress: Progress) -> None:
+    """Nothing is to be done in it after its packages are there."""
+
+
+SERVERS = Recipe("servers", RELEASE, _complete, _PACKAGES)
 
 
 class _OnNetwork(ThrowawayRoot):
