@@ -12,7 +12,14 @@ begins, apt knows of its own release only.
 from dataclasses import dataclass
 from subprocess import CompletedProcess
 
-from holdover.demo.archive import QEMU_PACKAGES, RELEASE, Recipe, Release, existing_sources
+from holdover.demo.archive import (
+    HOST_PACKAGES,
+    QEMU_PACKAGES,
+    RELEASE,
+    Recipe,
+    Release,
+    existing_sources,
+)
 from holdover.demo.root import ThrowawayRoot
 from holdover.flow import Progress
 
@@ -72,9 +79,7 @@ class Crossing:
     @property
     def recipe(self) -> Recipe:
         # procps as on any real system: maintainer scripts look for guests with ps
-        return Recipe(
-            self.name, self.old, self.fill, ("python3", "python3-rich", "mount", "procps")
-        )
+        return Recipe(self.name, self.old, self.fill, (*HOST_PACKAGES, "procps"))
 
     def fill(self, root: ThrowawayRoot, progress: Progress) -> None:
         """QEMU installed; what the upgrade needs downloaded."""

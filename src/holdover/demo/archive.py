@@ -25,9 +25,11 @@ from holdover.flow import Progress
 from holdover.run import run
 
 __all__ = ["prepare_base", "Recipe", "Release", "RELEASE", "qemu_builds", "debian_sources"]
-__all__ += ["default_cache", "existing_sources", "QEMU_PACKAGES"]
+__all__ += ["default_cache", "existing_sources", "QEMU_PACKAGES", "HOST_PACKAGES"]
 
 QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-common", "qemu-block-extra")
+# what holdover needs, and what QEMU checks an https disk against
+HOST_PACKAGES = ("python3", "python3-rich", "mount", "ca-certificates")
 NEEDED_TOOLS = {"mmdebstrap": "mmdebstrap", "unshare": "util-linux", "nsenter": "util-linux"}
 _APT_HELPER = "/usr/lib/apt/apt-helper"
 _KEPT = 14 * 86400  # seconds; then the archive has moved on
@@ -61,7 +63,7 @@ class Recipe:
     """Of its directory, before the digest; no name may be another's with something behind it."""
     release: Release
     fill: Filling
-    packages: tuple[str, ...] = ("python3", "python3-rich", "mount")
+    packages: tuple[str, ...] = HOST_PACKAGES
 
 
 def default_cache() -> Path:
