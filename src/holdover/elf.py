@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO
 
-from holdover.errors import ElfError
+from holdover.errors import ElfError, OtherMachineError
 
 __all__ = ["ElfFile", "Segment", "Symbol", "Note"]
 
 ET_EXEC, ET_DYN = 2, 3
-PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_PHDR = 1, 2, 4, 6
+PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_PHDR = 1, 2, 3, 4, 6
 PF_X, PF_W, PF_R = 1, 2, 4
 DT_NULL, DT_NEEDED, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ = 0, 1, 4, 5, 6, 10
 DT_SONAME, DT_RPATH, DT_RUNPATH = 14, 15, 29
@@ -95,7 +95,7 @@ class ElfFile:
         if ident[:4] != b"\x7fELF":
             raise ElfError("not an ELF file")
         if ident[4:6] != b"\x02\x01":
-            raise ElfError("not a 64-bit little-endian ELF file")
+            raise OtherMachineError("not a 64-bit little-endian ELF file")
         header = _HEADER.unpack(self.read(16, _HEADER.size))
         self.type, self.machine = header[0], header[1]
         if self.type not in (ET_EXEC, ET_DYN):
@@ -178,6 +178,15 @@ class ElfFile:
                 return note.payload.hex()
         return ""
 
+    @cached_property
+    def interpreter(self) -> str:
+        """Path of the loader that the executable asks for, or ""."""
+        segment = next((s for s in self.segments if s.type == PT_INTERP), None)
+        if segment is None:
+            return ""
+        raw = self.read(segment.offset, min(segment.file_size, _PAGE))
+        return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
     # -- dynamic section -----------------------------------------------------------------------
 
     @cached_property
@@ -237,18 +246,10 @@ class ElfFile:
 
     def defined_names(self) -> Iterator[str]:
         """Names of all symbols that this object offers to others."""
-        for index in self._all_indices():
+        for index in self.hashed_symbols:
             symbol = self._symbol_at(index)
             if symbol.defined and symbol.name:
                 yield symbol.name
-
-    def _all_indices(self) -> Iterator[int]:
-        tags = {tag for tag, _ in self.dynamic}
-        if DT_GNU_HASH in tags:
-            return self._gnu_hash_indices()
-        if DT_HASH in tags:
-            return iter(range(self._sysv_count()))
-        return iter(())  # a static executable offers nothing
 
     def _symbol_at(self, index: int) -> Symbol:
         address = self.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
@@ -295,14 +296,19 @@ class ElfFile:
                 return
             index += 1
 
-    def _gnu_hash_indices(self) -> Iterator[int]:
-        """Every hashed symbol: chains lie one after another, the last one ends the table."""
+    @cached_property
+    def hashed_symbols(self) -> range:
+        """Indices of the symbols that can be found by name; all that are offered are among them."""
+        tags = {tag for tag, _ in self.dynamic}
+        if DT_GNU_HASH not in tags:  # a static executable has neither
+            return range(self._sysv_count() if DT_HASH in tags else 0)
         first, buckets, chains = self._gnu_table
-        last = max(buckets, default=0)
-        index = first
-        while index <= last or (last >= first and not self._ends_chain(chains, index - 1, first)):
-            yield index
+        index = max(buckets, default=0)
+        if index < first:
+            return range(0)
+        while not self._ends_chain(chains, index, first):  # the last chain ends the table
             index += 1
+        return range(first, index + 1)
 
     def _ends_chain(self, chains: int, index: int, first: int) -> bool:
         (value,) = struct.unpack("<I", self.read_at(chains + (index - first) * 4, 4))

@@ -5,6 +5,7 @@ HoldoverError
 ├── UsageError              the command line or a hook's input makes no sense (2)
 ├── MalformedError          a file or text is not what its format promises
 │   └── ElfError            an ELF file is truncated, inconsistent or of another kind
+│       └── OtherMachineError   it is for 32-bit or big-endian machines, which are not known here
 ├── ProcessError            one process; its pid is in the message
 │   ├── VanishedError       it ended, or its pid now belongs to something else
 │   ├── UnreadableError     the kernel does not let us look (3)
@@ -25,6 +26,7 @@ __all__ = [
     "UsageError",
     "MalformedError",
     "ElfError",
+    "OtherMachineError",
     "ProcessError",
     "VanishedError",
     "UnreadableError",
@@ -62,6 +64,10 @@ class MalformedError(HoldoverError):
 
 
 class ElfError(MalformedError):
+    pass
+
+
+class OtherMachineError(ElfError):
     pass
 
 

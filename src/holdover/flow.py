@@ -19,27 +19,35 @@ from holdover.errors import (
     UnreadableError,
     VanishedError,
 )
+from holdover.lateloads import LateLoads
 from holdover.model import (
     Capture,
     Delivery,
+    Explanation,
     Holding,
     Item,
     Lease,
     Outcome,
     Plan,
+    Preview,
     Process,
     ProcessId,
     Result,
     Scan,
     State,
+    Unreadable,
 )
+from holdover.pending import PendingFiles
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
+from holdover.search import prospects
 from holdover.steps.capture import capture
 from holdover.steps.collect import Collection as Collected
 from holdover.steps.collect import collect
 from holdover.steps.deliver import environment, mount
-from holdover.steps.plan import Aim, Touches, always, plan
+from holdover.steps.explain import explain
+from holdover.steps.plan import Aim, Touches, always, files_of, plan
+from holdover.steps.preview import preview
 from holdover.steps.scan import scan
 from holdover.steps.verify import verify
 from holdover.store import Store
@@ -65,6 +73,7 @@ class Holdover:
     lock_timeout: float = 10.0
     """Seconds to wait for another holdover."""
     progress: Progress = _silent
+    _late: LateLoads | None = field(default=None, init=False)
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
@@ -82,18 +91,49 @@ class Holdover:
         items = plan(seen, holdings, self.deliveries, self.store.views, Aim.LOOK).items
         return tuple(self._verified(item, holdings) for item in items)
 
+    def explain(self, pid: int) -> tuple[Scan, tuple[Item, ...], tuple[Explanation, ...]]:
+        """What a late load of each module would do in one process, every symbol looked up."""
+        self._late = LateLoads(self.proc, deep=True)
+        seen, items = self.status([pid])
+        explained = [
+            explain(
+                self._late,
+                item,
+                prospects(item, seen.modules, self.store.holdings(), self.store.views),
+            )
+            for item in items
+        ]
+        return seen, items, tuple(entry for entries in explained for entry in entries)
+
     def plan(self, aim: Aim, pids: Collection[int] = (), touches: Touches = always) -> Plan:
         """What `carry_out` would do; takes no lock and changes nothing."""
         installed = aim is Aim.PROTECT
         seen = self._scan(pids, installed=installed)
         return plan(seen, self.store.holdings(), self.deliveries, self.store.views, aim, touches)
 
+    def files_of_processes(self) -> frozenset[Path]:
+        """Files and directories whose change would concern a live process."""
+        return frozenset(path for process in self._scan().processes for path in files_of(process))
+
+    def preview(self, pending: PendingFiles) -> tuple[tuple[Preview, ...], tuple[Unreadable, ...]]:
+        """What a pending change would mean for each process; changes nothing."""
+        seen, holdings = self._scan(), self.store.holdings()
+        where = (self.deliveries, self.store.views)
+        planned = plan(seen, holdings, *where, Aim.PROTECT, pending.concerns)
+        late = self._late or LateLoads(self.proc)
+        previews = (
+            preview(item, late, pending, self._program(item.process), holdings)
+            for item in planned.items
+        )
+        return tuple(previews), planned.unreadable
+
     def _scan(
-        self, pids: Collection[int] = (), *, installed: bool = False, modules: bool = True
+        self, pids: Collection[int] = (), *, installed: bool = False, late: bool = True
     ) -> Scan:
         self.progress("looking at processes")
         where = (self.proc, self.programs, self.deliveries, self.store.views)
-        return scan(*where, pids=pids, installed=installed, modules=modules)
+        self._late = self._late or LateLoads(self.proc)
+        return scan(*where, pids=pids, installed=installed, late=self._late if late else None)
 
     def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:
         """A delivery counts only if the process finds there what is held."""
@@ -167,7 +207,7 @@ class Holdover:
 
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now; the modules on disk are not read again."""
-        seen = self._scan([process.id.pid], modules=False)
+        seen = self._scan([process.id.pid], late=False)
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:
@@ -183,10 +223,13 @@ class Holdover:
     def _capture(self, wanted: Capture) -> str:
         """Take a snapshot; many processes of one build want the same."""
         build = wanted.build
-        key = (build.program, build.build_id, build.stamp, wanted.purpose, wanted.modules)
+        identity = (build.program, build.build_id, build.stamp, wanted.library_path)
+        key = (*identity, wanted.purpose, wanted.modules)
         if key not in self._taken:
             self.progress(f"holding the modules of {build.version or build.program}")
-            self._taken[key] = capture(self.store, wanted, self.programs).id
+            taken = capture(self.store, wanted, self.programs).id
+            self._taken[key] = taken
+            self._read[taken] = ""  # it was read a moment ago
         return self._taken[key]
 
     def _check(self, holding: Holding, process: Process, delivery: Delivery) -> None:
@@ -263,7 +306,7 @@ class Holdover:
         with nullcontext() if dry_run else self._writing():
             if transaction is not None:
                 self._drop_leases(transaction)
-            seen = self._scan(modules=False)
+            seen = self._scan(late=False)
             return collect(self.store, seen, self.proc.is_alive, dry_run=dry_run)
 
     def _drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:

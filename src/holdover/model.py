@@ -14,6 +14,10 @@ __all__ = [
     "FileId",
     "Build",
     "Module",
+    "Needed",
+    "LateLoad",
+    "Step",
+    "Explanation",
     "Process",
     "Scan",
     "Installed",
@@ -28,6 +32,7 @@ __all__ = [
     "Capture",
     "Item",
     "Plan",
+    "Preview",
     "Outcome",
     "Result",
 ]
@@ -72,6 +77,60 @@ class Module:
     """The stamp that it carries; "" if it carries none or cannot be read as a module."""
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A library that a module needs and a process has not got yet, as it lies on disk now."""
+
+    name: str
+    """That it is asked for by."""
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LateLoad:
+    """What would happen if a process loaded a module now."""
+
+    name: str
+    path: Path
+    problem: str = ""
+    """Why it would not load; "" if it would."""
+    other: bool = False
+    """It is of another executable of the build, so that it never would have loaded in this one."""
+    needs: tuple[Needed, ...] = ()
+    """What has to be held with it: its closure, and the companions of the process's libc."""
+    order: tuple[str, ...] = ()
+    """All names that it needs, directly or not, in the order in which symbols are looked up."""
+    unheld: tuple[tuple[str, str], ...] = ()
+    """What it needs and must not be held, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where the linker finds one library; `why` says through what."""
+
+    name: str
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a late load of one module would do, and how."""
+
+    name: str
+    state: str
+    """As in `Prospect`: loaded, loads or blocked."""
+    reason: str
+    other: bool
+    path: Path | None = None
+    """The file that is found first; None if there is none."""
+    steps: tuple[Step, ...] = ()
+    by_name: tuple[tuple[str, str], ...] = ()
+    """(library or what stands for it, who opens it by name when it runs): it is not held."""
+
+
 class State(StrEnum):
     CURRENT = "current"
     PROTECTED = "protected"
@@ -110,6 +169,14 @@ class Process:
     """Names of the modules that it has mapped."""
     unsupported: str = ""
     """Why nothing can be done for it; "" if something can."""
+    late: tuple[LateLoad, ...] = ()
+    """What it would find first for each name: in its view, or on disk."""
+    own: tuple[LateLoad, ...] = ()
+    """Modules of its build that lie on disk."""
+    library_path: str = ""
+    """LD_LIBRARY_PATH, as it was when it started."""
+    unforeseen: str = ""
+    """Why its late loads cannot be foreseen; "" if they can."""
     no_environment: str = ""
     """Why its environment cannot be written; "" if it can."""
     no_mount: str = ""
@@ -122,6 +189,8 @@ class Installed:
 
     path: Path
     build: Build
+    own: tuple[LateLoad, ...] = ()
+    """Modules of it that lie on disk, for a process that is started now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +225,7 @@ class HeldFile:
     mtime_ns: int
     sha256: str
     how: str
-    """link, reflink or copy: only a copy cost bytes."""
+    """link, reflink, copy or rewritten: the last two cost bytes."""
 
 
 class Purpose(StrEnum):
@@ -181,6 +250,15 @@ class Snapshot:
     files: tuple[HeldFile, ...]
     decoys: tuple[str, ...]
     """Module names that are refused."""
+    unheld: tuple[tuple[str, str], ...] = ()
+    """Modules and libraries of it that are not held, each with the reason."""
+    library_path: str = ""
+    """LD_LIBRARY_PATH of the process it was taken for: others must not get what was found there."""
+
+    @property
+    def libraries(self) -> dict[str, HeldFile]:
+        """By the names they are asked for."""
+        return {f.path.removeprefix("lib/"): f for f in self.files if f.path.startswith("lib/")}
 
     @property
     def modules(self) -> frozenset[str]:
@@ -216,8 +294,11 @@ class Capture:
     purpose: Purpose
     executable: Path
     """Where the executable can be read: its names of modules become decoys."""
-    modules: tuple[tuple[str, Path], ...]
+    modules: tuple[LateLoad, ...]
+    """On disk, or in the view of another snapshot of the build."""
     reason: str
+    unheld: tuple[tuple[str, str], ...] = ()
+    library_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +325,23 @@ class Plan:
     captures: tuple[Capture, ...] = ()
     """For installed builds that are about to be replaced, whether they run or not."""
     unreadable: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a pending change of packages would mean for one process."""
+
+    item: Item
+    """What would be done for it before the change."""
+    breaks: tuple[tuple[str, str], ...]
+    """Modules that it could no longer load without that, each with the reason."""
+    modules: int = 0
+    libraries: int = 0
+    """How many would be held for it."""
+    bytes_held: int = 0
+    """Size of what would be kept on disk once the packages have replaced it."""
+    bytes_written: int = 0
+    """Size of what would be written now."""
 
 
 @dataclass(frozen=True, slots=True)

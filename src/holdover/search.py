@@ -51,12 +51,13 @@ def prospects(
 def _prospect(name: str, item: Item, found: Module | None, held: frozenset[str] | None) -> Prospect:
     if name in item.process.loaded:
         return Prospect(name, "loaded")
+    problem = next((late.problem for late in item.process.late if late.name == name), "")
     if held is not None and item.state in (State.PROTECTED, State.DEFUSED):
-        if name in held:
-            return Prospect(name, "loads")
-        return Prospect(name, "blocked", "not held for its build: refused without harm")
+        if name not in held:
+            return Prospect(name, "blocked", "not held for its build: refused without harm")
+        return Prospect(name, "blocked" if problem else "loads", problem)
     if found is not None and found.stamp == item.process.build.stamp:
-        return Prospect(name, "loads")
+        return Prospect(name, "blocked" if problem else "loads", problem)
     where = (
         "there is no such file any more"
         if found is None

@@ -6,8 +6,10 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from holdover import linux
 from holdover.durable import store_errors
@@ -16,6 +18,8 @@ from holdover.model import HeldFile
 from holdover.trust import distrust_file
 
 __all__ = ["Staging", "file_digest"]
+
+_CAPABILITY = "security.capability"
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,44 @@ class Staging:
     def hold(self, name: str, origin: Path) -> HeldFile:
         """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
 
-        Raises `StoreError`, also for a set-id file (a link would keep its holes reachable) and for
-        one that somebody but root can write (it would get into everybody's processes).
+        Raises `StoreError`, also for a set-id file or one with capabilities (a link would keep its
+        holes reachable) and for one that somebody but root can write (it would get into everybody's
+        processes).
         """
-        target = self.directory / name
+        target = self._target(name)
         with store_errors(f"hold {origin}"):
             _check_holdable(origin, origin.lstat())
             how = _hold(origin, target)
-            found = target.lstat()
-            _check_holdable(origin, found)  # it may have been replaced meanwhile
-            digest = file_digest(target)
-            return HeldFile(name, str(origin), found.st_size, found.st_mtime_ns, digest, how)
+            _check_holdable(target, target.lstat())  # it may have been replaced meanwhile
+            return _describe(name, origin, target, how)
+
+    def hold_changed(
+        self, name: str, origin: Path, change: Callable[[BinaryIO], bytes]
+    ) -> HeldFile:
+        """Hold what `change` makes of a file, with its times, mode, extended attributes and labels.
+
+        It is not synced: a power cut ends every process that could need it. Raises as `hold`, and
+        whatever `change` raises.
+        """
+        target = self._target(name)
+        with store_errors(f"hold {origin}"):
+            with origin.open("rb") as file:
+                _check_holdable(origin, os.fstat(file.fileno()))
+                content = change(file)
+            with target.open("xb") as copy:
+                copy.write(content)
+            shutil.copystat(origin, target)
+            return _describe(name, origin, target, "rewritten")
+
+    def _target(self, name: str) -> Path:
+        """Names come from files that others made; below `lib` is as deep as it goes."""
+        plain = name.removeprefix("lib/")
+        if "/" in plain or plain in ("", ".", ".."):
+            raise StoreError(f"{name!r} cannot be the name of a held file")
+        target = self.directory / name
+        with store_errors("write to the store"):
+            target.parent.mkdir(0o755, exist_ok=True)
+        return target
 
     def add_decoys(self, names: tuple[str, ...]) -> None:
         """Put an empty file under each name; all are one inode."""
@@ -52,11 +83,18 @@ class Staging:
                     path.hardlink_to(first)
 
 
-def _check_holdable(origin: Path, found: os.stat_result) -> None:
+def _describe(name: str, origin: Path, target: Path, how: str) -> HeldFile:
+    found = target.lstat()
+    return HeldFile(name, str(origin), found.st_size, found.st_mtime_ns, file_digest(target), how)
+
+
+def _check_holdable(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
-        raise StoreError(f"{origin} is set-id or no regular file: it is never held")
+        raise StoreError(f"{path} is set-id or no regular file: it is never held")
     if problem := distrust_file(found):
-        raise UntrustedError(f"{origin} is not held: {problem}")
+        raise UntrustedError(f"{path} is not held: {problem}")
+    if _CAPABILITY in os.listxattr(path, follow_symlinks=False):
+        raise StoreError(f"{path} has file capabilities: it is never held")
 
 
 def file_digest(path: Path) -> str:

@@ -3,8 +3,8 @@
 
     /usr/lib/holdover/                  root:root 0755, on the file system of the modules
     ├── view/<id>/                      what a process is pointed at; never changed once it is there
-    │   ├── <module>.so                 a hard link to the file that the build was installed with
-    │   ├── lib/<soname>                (reserved for the closure)
+    │   ├── <module>.so                 the module, rewritten to find its closure in lib
+    │   ├── lib/<soname>                a hard link to a library of the closure
     │   └── <name>.so                   decoys: one empty file under many names
     └── staging/<random>/               a view that is being made
     /var/lib/holdover/
@@ -297,7 +297,9 @@ def _parse_manifest(path: Path) -> Snapshot:
             raise DamagedError(f"{path} was written by another version of holdover")
         files = tuple(HeldFile(**entry) for entry in data.pop("files"))
         purpose = Purpose(data.pop("purpose"))
-        return Snapshot(purpose=purpose, files=files, decoys=tuple(data.pop("decoys")), **data)
+        unheld = tuple((str(name), str(reason)) for name, reason in data.pop("unheld", ()))
+        decoys = tuple(data.pop("decoys"))
+        return Snapshot(purpose=purpose, files=files, decoys=decoys, unheld=unheld, **data)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{path} is no manifest: {error!r}") from error
 

@@ -2,6 +2,7 @@
 """Model values with defaults that fit together: one build, its modules, a process that runs it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from holdover.model import (
     HeldFile,
     Holding,
     Installed,
+    LateLoad,
     Lease,
     Module,
     Process,
@@ -20,6 +22,7 @@ from holdover.model import (
     Snapshot,
     Unreadable,
 )
+from holdover.search import directories, first_found
 from holdover.store import Store
 
 STAMP = "qemu_stamp_" + "a" * 40
@@ -70,7 +73,28 @@ def scan(
     installed: tuple[Installed, ...] = (),
     unreadable: tuple[Unreadable, ...] = (),
 ) -> Scan:
-    return Scan(processes, modules, installed, 0, unreadable)
+    """As the scan step does, with late loads foreseen where a test does not say what they do."""
+    return Scan(
+        tuple(foreseen(process, modules) for process in processes),
+        modules,
+        tuple(replace(at, own=at.own or late_loads(at.build, modules)) for at in installed),
+        0,
+        unreadable,
+    )
+
+
+def foreseen(process: Process, modules: tuple[Module, ...]) -> Process:
+    own = process.own or late_loads(process.build, modules, directories(process, VIEWS))
+    return replace(process, own=own, late=process.late or own)
+
+
+def late_loads(
+    build: Build, modules: tuple[Module, ...], where: tuple[Path, ...] = ()
+) -> tuple[LateLoad, ...]:
+    """The build's own modules would load, and need nothing."""
+    own = [module for module in modules if module.stamp == build.stamp]
+    found = first_found(own, where or build.directories)
+    return tuple(LateLoad(name, module.path) for name, module in found.items())
 
 
 def held_file(name: str = "block-rbd", how: str = "link") -> HeldFile:

@@ -16,8 +16,14 @@ MAX_FILE_LINES = 400
 
 LAYERS = {
     "words": ("errors", "model"),
-    "pure": ("elf", "rewrite", "ldcache", "linker", "mounts", "search"),
-    "edge": ("procfs", "memory", "loaded", "trust", "environ", "linux", "run", "covering"),
+    "pure": (
+        *("elf", "versions", "symbols", "dlopened", "rewrite"),
+        *("ldcache", "hwcaps", "linker", "forecast", "mounts", "search"),
+    ),
+    "edge": (
+        *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
+        *("environ", "linux", "run", "covering"),
+    ),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "staging", "durable"),
     "steps": ("steps",),

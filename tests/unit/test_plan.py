@@ -80,7 +80,7 @@ def decided(
 
 def captured(item: Item) -> dict[str, Path]:
     assert isinstance(item.source, Capture)
-    return dict(item.source.modules)
+    return {late.name: late.path for late in item.source.modules}
 
 
 # -- what is true ------------------------------------------------------------------------------
@@ -374,7 +374,7 @@ def test_installed_build_is_captured_before_it_is_replaced_even_if_it_does_not_r
     seen = scan(modules=OWN, installed=(Installed(EXECUTABLE, build()),))
     (capture,) = planned(seen, aim=Aim.PROTECT).captures
     assert (capture.executable, capture.purpose) == (EXECUTABLE, Purpose.HOLD)
-    assert dict(capture.modules) == {m.name: m.path for m in OWN}
+    assert {m.name: m.path for m in capture.modules} == {m.name: m.path for m in OWN}
     assert capture.reason == "installed, and about to be replaced"
 
 
@@ -399,7 +399,7 @@ def test_executables_of_one_source_build_are_held_once() -> None:
 def test_newcomer_is_served_from_what_another_executable_of_its_source_build_holds() -> None:
     item = decided(replace(REPLACED, build=build(OTHER_BUILD_ID)), WRONG, HELD, aim=Aim.CATCH_UP)
     assert isinstance(item.source, Capture)
-    assert [path.parent for _, path in item.source.modules] == [HELD.view] * 2
+    assert [late.path.parent for late in item.source.modules] == [HELD.view] * 2
 
 
 def test_modules_installed_after_a_guest_was_protected_are_added_to_its_view() -> None:
@@ -407,7 +407,7 @@ def test_modules_installed_after_a_guest_was_protected_are_added_to_its_view() -
     for aim in (Aim.PROTECT, Aim.CATCH_UP):
         item = decided(POINTED, more, HELD, aim=aim)
         assert isinstance(item.source, Capture)
-        assert "block-new" in dict(item.source.modules)
+        assert "block-new" in captured(item)
         assert decided(POINTED, OWN, HELD, aim=aim).deliver is None
 
 

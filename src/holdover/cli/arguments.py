@@ -41,6 +41,18 @@ def _add_processes(commands: Commands) -> None:
     status.add_argument("pid", nargs="*", type=_pid, help="only these processes")
     status.add_argument("-v", "--verbose", action="store_true", help="show each module as well")
 
+    text = "say whether a module would load in a process, and why not"
+    explain = _add(commands, "explain", "explain", text)
+    explain.add_argument("pid", type=_pid)
+    explain.add_argument("name", nargs="*", metavar="MODULE", help="only these modules")
+    explain.add_argument("-v", "--verbose", action="store_true", help="show the linker's way")
+
+    text = "show what the pending upgrade would break, and what would be held; changes nothing"
+    preview = _add(commands, "preview", "preview", text)
+    words = "what would be asked of apt-get; otherwise dist-upgrade"
+    preview.add_argument("apt", nargs="*", metavar="APT-GET-WORD", help=words)
+    preview.add_argument("-v", "--verbose", action="store_true", help="show each module as well")
+
     text = "hold the modules of live processes, and make these find them"
     protect = _add(commands, "protect", "protect", text)
     protect.add_argument("pid", nargs="*", type=_pid, help="only these processes")

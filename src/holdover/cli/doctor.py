@@ -83,7 +83,7 @@ def _store(holdover: Holdover) -> str:
 
 def _linking(holdover: Holdover) -> str:
     seen = holdover.plan(Aim.PROTECT)
-    modules = [path for wanted in seen.captures for _, path in wanted.modules]
+    modules = [late.path for wanted in seen.captures for late in wanted.modules]
     if not modules:
         return "no modules are installed that are not held already"
     with holdover.store.writing(holdover.lock_timeout), holdover.store.staging() as staging:

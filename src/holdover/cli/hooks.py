@@ -15,12 +15,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from holdover.cli.text import printable
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
 from holdover.model import Outcome, ProcessId, Result
 from holdover.packages import apt
-from holdover.procfs import ProcFs
+from holdover.procfs import DELETED, ProcFs
+
+if TYPE_CHECKING:
+    from holdover.programs import Program
 
 __all__ = ["run_hook", "enable", "disable", "hook_text", "BUDGET"]
 
@@ -30,6 +34,7 @@ MARKER = Path("/run/holdover/transaction")
 """Exists while a transaction that touches a program is under way; the shell guard looks at it."""
 _MAX_INPUT = 64 * 1024 * 1024
 _INSTALLED = Path("/usr/bin/holdover")
+_LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+:-]+")  # neither the shell nor apt reads it otherwise
 
 
@@ -96,11 +101,28 @@ def _touches(listing: str) -> Callable[[Path], bool] | None:
     if apt.names_any(changes, [p for program in programs for p in program.packages]):
         return _everything  # a new package's files may land among those of an old build
     owned = apt.changed_files(changes)
-    if not any(program.is_among(owned) for program in programs):
+    libraries = _LIBRARY.search(owned) and _anybody_runs(programs)
+    if not (libraries or any(program.is_among(owned) for program in programs)):
         return None
     files = frozenset(owned.split("\n"))
     directories = {file.rpartition("/")[0] for file in files}
-    return lambda path: str(path) in files or str(path) in directories
+    # where /lib is a link to /usr/lib, packages may still say /lib
+    return lambda path: any(
+        name in files or name in directories for name in (str(path), str(path).removeprefix("/usr"))
+    )
+
+
+def _anybody_runs(programs: tuple["Program", ...]) -> bool:
+    """Whether a library can matter to anybody at all."""
+    proc = ProcFs()
+    for pid in proc.pids():
+        try:
+            name = proc.link(pid, "exe").removesuffix(DELETED)
+        except ProcessError:
+            continue  # a kernel thread, or gone; who cannot be read is reported by those who look
+        if any(program.runs(name) for program in programs):
+            return True
+    return False
 
 
 def _protect(touches: Callable[[Path], bool], pid: int) -> str:

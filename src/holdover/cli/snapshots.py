@@ -55,7 +55,8 @@ def _snapshot_json(holding: Holding, held: int, leases: tuple[Lease, ...]) -> di
 
 
 def _bytes_written(holding: Holding) -> int:
-    return sum(held.size for held in holding.snapshot.files if held.how == "copy")
+    files = holding.snapshot.files
+    return sum(held.size for held in files if held.how in ("copy", "rewritten"))
 
 
 def _snapshot_row(holding: Holding, held: int, leases: tuple[Lease, ...]) -> tuple[str, ...]:

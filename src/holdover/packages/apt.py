@@ -13,13 +13,28 @@ from pathlib import Path
 
 from holdover.errors import UsageError
 
-__all__ = ["Change", "parse_changes", "changed_files", "names_any", "HOOK_PATH"]
+__all__ = [
+    "Change",
+    "Pending",
+    "parse_changes",
+    "parse_simulation",
+    "changed_files",
+    "names_any",
+    "archive_path",
+    "HOOK_PATH",
+]
 
 HOOK_PATH = Path("/etc/apt/apt.conf.d/90holdover")
 DPKG_INFO = Path("/var/lib/dpkg/info")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,200}")
 _ARCHITECTURE = re.compile(r"[a-z0-9-]{1,50}")
 _MAX_LINE = 65536
+ARCHIVES = Path("/var/cache/apt/archives")
+_PENDING = re.compile(
+    r"(?P<verb>Inst|Remv|Purg) (?P<name>[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?)"
+    r"(?: \[(?P<old>[^] ]+)\])?"
+    r"(?: \((?P<version>[^ )]+)[^)]* \[(?P<architecture>[a-z0-9-]+)\]\))?(?: |$)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,16 @@ class Change:
 
     package: str
     architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One package in a simulated transaction; `version` is "" if it would be removed."""
+
+    change: Change
+    version: str
+    new: bool
+    """It is not installed now."""
 
 
 def parse_changes(lines: Iterable[str]) -> tuple[Change, ...]:
@@ -59,6 +84,34 @@ def _parse_all(lines: Iterator[str]) -> Iterator[Change]:
         if not _ARCHITECTURE.fullmatch(architecture):
             raise UsageError(f"a line of apt's list makes no sense: {line[:200]!r}")
         yield Change(name, architecture)
+
+
+def parse_simulation(text: str) -> tuple[Pending, ...]:
+    """Parse what `apt-get --simulate` prints; raises `UsageError` for a line that makes no sense.
+
+    Inst libssh-4 [0.10.6-0+deb12u1] (0.10.6-0+deb12u2 Debian:12.12/stable [amd64])
+    Remv librbd1 [16.2.11+ds-2]
+    """
+    return tuple(
+        _parse_pending(line)
+        for line in text.splitlines()
+        if line[:5] in ("Inst ", "Remv ", "Purg ")
+    )
+
+
+def _parse_pending(line: str) -> Pending:
+    found = _PENDING.match(line)
+    if found is None or (found["verb"] == "Inst") != (found["version"] is not None):
+        raise UsageError(f"a line of apt's simulation makes no sense: {line[:200]!r}")
+    name, _, architecture = found["name"].partition(":")
+    change = Change(name, architecture or found["architecture"] or "all")
+    return Pending(change, found["version"] or "", new=found["old"] is None)
+
+
+def archive_path(pending: Pending, directory: Path = ARCHIVES) -> Path:
+    """Where apt keeps the package file once it has downloaded it; epochs are escaped."""
+    version = pending.version.replace(":", "%3a")
+    return directory / f"{pending.change.package}_{version}_{pending.change.architecture}.deb"
 
 
 def changed_files(changes: Iterable[Change], info: Path = DPKG_INFO) -> str:

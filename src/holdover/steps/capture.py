@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold: put the modules of one build into the store while they are still what it loads."""
+"""Hold: put the modules of one build, and their closure, into the store while they are its own.
+
+Modules are rewritten to find the closure in the view's `lib`; libraries are linked as they are, so
+that the loader recognises those that are mapped already.
+"""
 
 import hashlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdover.builds import read_module_names, read_module_stamp
 from holdover.errors import DamagedError, UnreadableError, VanishedError
-from holdover.model import Capture, HeldFile, Snapshot
+from holdover.model import Capture, HeldFile, LateLoad, Needed, Snapshot
 from holdover.programs import Program
+from holdover.rewrite import rewrite
 from holdover.staging import Staging
 from holdover.store import Store
 
 __all__ = ["capture"]
+
+RPATH = "$ORIGIN/lib"
 
 
 def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Snapshot:
@@ -24,9 +32,11 @@ def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Sna
     program = next(p for p in programs if p.name == wanted.build.program)
     decoys = _decoys(wanted, program)
     with store.staging() as staging:
-        files = tuple(_hold(staging, wanted, name, path, program) for name, path in wanted.modules)
+        modules = [_hold(staging, wanted, late, program) for late in wanted.modules]
+        libraries, unheld = _hold_closure(store, staging, wanted)
         staging.add_decoys(decoys)
-        return store.commit(staging, _describe(wanted, files, decoys))
+        files = (*modules, *libraries)
+        return store.commit(staging, _describe(wanted, files, decoys, unheld))
 
 
 def _decoys(wanted: Capture, program: Program) -> tuple[str, ...]:
@@ -39,22 +49,65 @@ def _decoys(wanted: Capture, program: Program) -> tuple[str, ...]:
     except OSError as error:
         raise UnreadableError(f"{wanted.executable} cannot be read: {error.strerror}") from error
     on_disk = {path.stem for d in wanted.build.directories for path in Path(d).glob("*.so")}
-    return tuple(sorted((known | on_disk) - {name for name, _ in wanted.modules}))
+    return tuple(sorted((known | on_disk) - {late.name for late in wanted.modules}))
 
 
-def _hold(staging: Staging, wanted: Capture, name: str, origin: Path, program: Program) -> HeldFile:
+def _hold(staging: Staging, wanted: Capture, late: LateLoad, program: Program) -> HeldFile:
     """Hold one module, and look at what was held, not at what lay there a moment before."""
-    held = staging.hold(f"{name}.so", origin.resolve())  # an alias is held as what it leads to
+    name, origin = f"{late.name}.so", late.path.resolve()  # an alias is held as what it leads to
+    if not late.order:  # it was rewritten for another snapshot, or needs nothing
+        held = staging.hold(name, origin)
+    else:
+        held = staging.hold_changed(name, origin, lambda file: rewrite(file, RPATH, late.order))
     with (staging.directory / held.path).open("rb") as file:
         if read_module_stamp(file, program) != wanted.build.stamp:
-            raise DamagedError(
-                f"{origin} was replaced while it was being captured",
-                hint="is a package manager at work? try again when it has finished",
-            )
+            raise _replaced(origin)
     return held
 
 
-def _describe(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[str, ...]) -> Snapshot:
+def _replaced(origin: Path) -> DamagedError:
+    return DamagedError(
+        f"{origin} was replaced while it was being captured",
+        hint="is a package manager at work? try again when it has finished",
+    )
+
+
+def _hold_closure(
+    store: Store, staging: Staging, wanted: Capture
+) -> tuple[tuple[HeldFile, ...], tuple[tuple[str, str], ...]]:
+    """Every library of every module, once; and what of them is not held, with the reason."""
+    needs: dict[str, Needed] = {}
+    unheld = dict(wanted.unheld)
+    for need in _needs(store, wanted):
+        first = needs.setdefault(need.name, need)
+        if first.path != need.path:
+            unheld[need.name] = f"{need.path}: another one of that name comes first, {first.path}"
+    held = []
+    for need in needs.values():
+        file = staging.hold(f"lib/{need.name}", need.path)
+        if (file.size, file.mtime_ns) != (need.size, need.mtime_ns):
+            raise _replaced(need.path)
+        held.append(file)
+    return tuple(held), tuple(unheld.items())
+
+
+def _needs(store: Store, wanted: Capture) -> Iterator[Needed]:
+    """Those on disk first, then those of the snapshots that modules are taken over from."""
+    yield from (need for late in wanted.modules for need in late.needs)
+    views = {late.path.parent for late in wanted.modules if late.path.is_relative_to(store.views)}
+    for holding in store.holdings():
+        if holding.view in views:
+            for name, file in holding.snapshot.libraries.items():
+                path = holding.view / file.path
+                yield Needed(name, path, file.size, file.mtime_ns)
+
+
+def _describe(
+    wanted: Capture,
+    files: tuple[HeldFile, ...],
+    decoys: tuple[str, ...],
+    unheld: tuple[tuple[str, str], ...] = (),
+) -> Snapshot:
     build = wanted.build
     return Snapshot(
         id=f"{build.program}-{_content_digest(wanted, files, decoys)[:12]}",
@@ -66,12 +119,15 @@ def _describe(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[str, .
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         files=files,
         decoys=decoys,
+        unheld=unheld,
+        library_path=wanted.library_path,
     )
 
 
 def _content_digest(wanted: Capture, files: tuple[HeldFile, ...], decoys: tuple[str, ...]) -> str:
     """The same content of the same build for the same purpose is the same snapshot."""
-    digest = hashlib.sha256(f"{wanted.build.build_id} {wanted.purpose}".encode())
+    identity = f"{wanted.build.build_id} {wanted.purpose} {wanted.library_path}"
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape"))
     for part in (*(f"{held.path} {held.sha256}" for held in files), *decoys):
         digest.update(b"\n" + part.encode())
     return digest.hexdigest()

@@ -18,15 +18,17 @@ from holdover.model import (
     Holding,
     Installed,
     Item,
+    LateLoad,
     Plan,
     Process,
     Purpose,
     Scan,
+    Snapshot,
     State,
 )
 from holdover.search import directories, first_found
 
-__all__ = ["Aim", "plan", "always"]
+__all__ = ["Aim", "plan", "always", "files_of"]
 
 _LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
 
@@ -132,6 +134,8 @@ class _Decision:
             )
         if process.replaced and not modules:
             return State.AT_RISK, "its modules are gone from disk"
+        if failing := _failing(process):
+            return State.AT_RISK, failing
         if process.look_alike:
             return State.CURRENT, _LOOK_ALIKE
         if not modules:
@@ -148,7 +152,7 @@ class _Decision:
             case Aim.PROTECT, State.CURRENT | State.AT_RISK | State.DEFUSED:
                 if item.process.build.stamp is None:
                     return False
-                return any(map(touches, (item.process.executable, *item.process.build.directories)))
+                return any(map(touches, files_of(item.process)))
             case Aim.PROTECT, State.UNSUPPORTED:
                 return touches(item.process.executable)
             case ((Aim.PROTECT | Aim.CATCH_UP), State.PROTECTED):
@@ -163,8 +167,8 @@ class _Decision:
     def _has_more_modules(self, item: Item) -> bool:
         """Some that were installed after it was protected; its view refuses them."""
         held = next(h for h in self.holdings if h.snapshot.id == item.snapshot)
-        own = self._own_modules(item.process.build, self._directories(item.process))
-        return not item.process.look_alike and not own.keys() <= held.snapshot.modules
+        more = {late.name for late in item.process.own if not late.problem}
+        return not item.process.look_alike and not more <= held.snapshot.modules
 
     def remedy(self, item: Item) -> Item:
         process = item.process
@@ -186,12 +190,11 @@ class _Decision:
         if self.aim is Aim.DEFUSE:
             reason = f"a late load of {_label(process)} must not kill it"
             return Capture(process.build, Purpose.DEFUSE, executable, (), reason), ""
-        held = self._held(process.build)
-        own = self._own_modules(process.build, self._directories(process))
-        if held is not None and (process.look_alike or own.keys() <= held.snapshot.modules):
+        own, held = process.own, self._held(item)
+        if held is not None and (process.look_alike or _covers(held.snapshot, own)):
             return held.snapshot.id, ""
         if held is None and not own:
-            held = self._sibling(process.build)
+            held = self._sibling(process)
         if held is None and not own and item.state is not State.CURRENT:
             return "", (
                 "its modules were replaced before it was protected; "
@@ -199,28 +202,31 @@ class _Decision:
             )
         if process.look_alike:
             return "", f"{_LOOK_ALIKE}: whose modules are on disk cannot be told"
-        if held is not None:
-            own = {name: held.view / f"{name}.so" for name in held.snapshot.modules} | own
-        reason = f"needed by {_label(process)}"
-        return Capture(process.build, Purpose.HOLD, executable, _pairs(own), reason), ""
+        if process.unforeseen:
+            return "", f"what it needs cannot be told: {process.unforeseen}"
+        own_first = item.state is not State.PROTECTED
+        modules = _joined(own, held, own_first=own_first)
+        wanted = _capture(process.build, executable, modules, f"needed by {_label(process)}")
+        return replace(wanted, library_path=process.library_path), ""
 
-    def _held(self, build: Build) -> Holding | None:
-        """The fullest undamaged snapshot of exactly this build."""
-        return _fullest(h for h in self._same_stamp(build) if h.snapshot.build_id == build.build_id)
+    def _held(self, item: Item) -> Holding | None:
+        """The best sound snapshot of exactly this build: its own, one that fits, or the fullest."""
+        build_id = item.process.build.build_id
+        there = [h for h in self._same_stamp(item.process) if h.snapshot.build_id == build_id]
+        own = item.process.own
+        fitting = [h for h in there if h.snapshot.id == item.snapshot or _covers(h.snapshot, own)]
+        return _fullest(fitting or there)
 
-    def _sibling(self, build: Build) -> Holding | None:
+    def _sibling(self, process: Process) -> Holding | None:
         """One of another executable of the same source build: they share their modules."""
-        return _fullest(self._same_stamp(build))
+        return _fullest(self._same_stamp(process))
 
-    def _same_stamp(self, build: Build) -> Iterator[Holding]:
+    def _same_stamp(self, process: Process) -> Iterator[Holding]:
         for holding in self.holdings:
             held = holding.snapshot
-            if held.purpose is Purpose.HOLD and held.stamp == build.stamp and not holding.damage:
+            same = (held.stamp, held.library_path) == (process.build.stamp, process.library_path)
+            if same and held.purpose is Purpose.HOLD and not holding.damage:
                 yield holding
-
-    def _own_modules(self, build: Build, where: tuple[Path, ...]) -> dict[str, Path]:
-        own = [module for module in self.scan.modules if module.stamp == build.stamp]
-        return {name: module.path for name, module in first_found(own, where).items()}
 
     def _delivery(self, process: Process) -> tuple[Delivery | None, str]:
         """The first delivery that is allowed and possible, or why there is none."""
@@ -245,12 +251,64 @@ class _Decision:
         )
         # the executables of one source build share their modules: held once, they serve all
         by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in touched}
-        return [self._capture_installed(installed) for installed in by_stamp.values()]
+        return [_capture_installed(installed) for installed in by_stamp.values()]
 
-    def _capture_installed(self, installed: Installed) -> Capture:
-        own = self._own_modules(installed.build, installed.build.directories)
-        reason = "installed, and about to be replaced"
-        return Capture(installed.build, Purpose.HOLD, installed.path, _pairs(own), reason)
+
+def _capture_installed(installed: Installed) -> Capture:
+    reason = "installed, and about to be replaced"
+    return _capture(installed.build, installed.path, installed.own, reason)
+
+
+def _capture(build: Build, executable: Path, modules: tuple[LateLoad, ...], reason: str) -> Capture:
+    """Of what would load; the rest is refused, and named with the reason."""
+    loading = tuple(sorted((m for m in modules if not m.problem), key=lambda late: late.name))
+    unheld = {late.name: late.problem for late in modules if late.problem}
+    unheld |= dict(entry for late in loading for entry in late.unheld)
+    return Capture(build, Purpose.HOLD, executable, loading, reason, tuple(unheld.items()))
+
+
+def _joined(
+    own: tuple[LateLoad, ...], held: Holding | None, *, own_first: bool
+) -> tuple[LateLoad, ...]:
+    """What lies on disk and what is held, of each name one: from disk, unless that fails."""
+    if held is None:
+        return own
+    kept = {name: LateLoad(name, held.view / f"{name}.so") for name in held.snapshot.modules}
+    there = {late.name: late for late in own}
+    loading = {late.name: late for late in own if not late.problem}
+    joined = there | kept | loading if own_first else there | loading | kept
+    return tuple(joined.values())
+
+
+def _covers(snapshot: Snapshot, own: tuple[LateLoad, ...]) -> bool:
+    """Whether it holds every module that would load, with the libraries that it would load."""
+    held = {name: (file.size, file.mtime_ns) for name, file in snapshot.libraries.items()}
+    return all(
+        late.name in snapshot.modules
+        and all(held.get(need.name) == (need.size, need.mtime_ns) for need in late.needs)
+        for late in own
+        if not late.problem
+    )
+
+
+def files_of(process: Process) -> Iterator[Path]:
+    """All files and directories whose change concerns the process."""
+    yield process.executable
+    yield from process.build.directories
+    yield from {need.path for late in process.own for need in late.needs}
+
+
+def _failing(process: Process) -> str:
+    """Which modules would not load although they are its own."""
+    failing = [
+        late
+        for late in process.late
+        if late.problem and not late.other and late.name not in process.loaded
+    ]
+    if not failing:
+        return ""
+    names = _first_few([late.name for late in failing])
+    return f"{len(failing)} of its own modules would not load, {names}: {failing[0].problem}"
 
 
 def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
@@ -262,15 +320,25 @@ def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
         return State.AT_RISK, f"its snapshot {snapshot.id} is damaged: {holding.damage}"
     if snapshot.purpose is Purpose.DEFUSE:
         return State.DEFUSED, "late loads are refused, and no longer kill it"
-    return State.PROTECTED, f"{len(snapshot.modules)} modules of its build are held"
+    if failing := _failing(process):
+        return State.AT_RISK, failing
+    lost = [entry for entry in snapshot.unheld if entry[0] in snapshot.decoys]
+    held = f"{len(snapshot.modules)} modules of its build are held"
+    if lost:
+        return (
+            State.PROTECTED,
+            f"{held}, {len(lost)} would not load before: {lost[0][0]}, {lost[0][1]}",
+        )
+    return State.PROTECTED, held
 
 
 def _fullest(holdings: Iterable[Holding]) -> Holding | None:
-    return max(holdings, key=lambda holding: len(holding.snapshot.files), default=None)
-
-
-def _pairs(modules: dict[str, Path]) -> tuple[tuple[str, Path], ...]:
-    return tuple(sorted(modules.items()))
+    newest_last = sorted(holdings, key=lambda holding: holding.snapshot.created)
+    return max(
+        reversed(newest_last),
+        key=lambda h: (len(h.snapshot.modules), len(h.snapshot.files)),
+        default=None,
+    )
 
 
 def _label(process: Process) -> str:

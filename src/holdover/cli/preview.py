@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`holdover preview`: what the pending upgrade would break, and what would be held."""
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from holdover.cli.output import human_bytes, print_json, print_table, process_columns, progress
+from holdover.cli.unseen import show_unreadable
+from holdover.flow import Holdover, Progress
+from holdover.model import Preview
+from holdover.packages import apt
+from holdover.pending import PendingFiles, Replacement, plain_name
+from holdover.run import run
+
+__all__ = ["run_preview"]
+
+_MAX_LINKS = 40  # MAXSYMLINKS of <linux/namei.h>
+
+
+def run_preview(options: Namespace) -> int:
+    with progress(wanted=not options.json) as report, tempfile.TemporaryDirectory() as scratch:
+        report("asking apt what it would do")
+        words = options.apt or ["dist-upgrade"]
+        simulated = run("apt-get", "--simulate", *words)
+        packages = apt.parse_simulation(simulated.stdout)
+        holdover = Holdover(progress=report)
+        pending = _pending(_concerned(packages, holdover), Path(scratch), report)
+        patterns = [name for program in holdover.programs for name in program.packages]
+        named = apt.names_any([package.change for package in packages], patterns)
+        previews, unreadable = holdover.preview(replace(pending, everything=named))
+    if options.json:
+        print_json(_json(packages, previews))
+    else:
+        _print(packages, previews, verbose=options.verbose)
+    in_the_way = any(preview.item.problem for preview in previews)
+    return 1 if show_unreadable(unreadable) or in_the_way else 0
+
+
+def _concerned(packages: Iterable[apt.Pending], holdover: Holdover) -> list[apt.Pending]:
+    """Those that own what a guest may load, and new ones, which may bring a successor of it."""
+    wanted = {plain_name(path) for path in holdover.files_of_processes()}
+    return [
+        package
+        for package in packages
+        if package.new or wanted.intersection(map(plain_name, _owned(package)))
+    ]
+
+
+def _owned(package: apt.Pending) -> list[str]:
+    return apt.changed_files([package.change]).split("\n")
+
+
+def _pending(packages: list[apt.Pending], scratch: Path, report: Progress) -> PendingFiles:
+    owners: dict[str, Replacement] = {}
+    contents: dict[str, Path] = {}
+    for number, package in enumerate(packages):
+        archive = apt.archive_path(package)
+        at_hand = bool(package.version) and archive.exists()
+        change = Replacement(package.change.package, package.version, at_hand)
+        owners |= dict.fromkeys(map(plain_name, filter(None, _owned(package))), change)
+        if at_hand:
+            report(f"reading {archive.name}")
+            contents |= _unpack(archive, scratch / str(number))
+    return PendingFiles(owners, contents)
+
+
+def _unpack(archive: Path, directory: Path) -> dict[str, Path]:
+    """The libraries in a package file, each by the name it will have."""
+    run("dpkg-deb", "--extract", archive, directory)
+    found = {}
+    for path in directory.rglob("*.so*"):
+        target = _inside(path, directory)
+        if target is not None:
+            found[plain_name(f"/{path.relative_to(directory)}")] = target
+    return found
+
+
+def _inside(path: Path, directory: Path) -> Path | None:
+    """The file that a name in the package stands for; None if it leads out of it."""
+    for _ in range(_MAX_LINKS):
+        if not path.is_symlink():
+            return path if path.is_file() else None
+        target = path.readlink()
+        path = directory / target.relative_to("/") if target.is_absolute() else path.parent / target
+        if not path.resolve().is_relative_to(directory.resolve()):
+            return None
+    return None
+
+
+def _json(packages: tuple[apt.Pending, ...], previews: tuple[Preview, ...]) -> dict[str, object]:
+    return {
+        "schema": "holdover.preview/1",
+        "packages": len(packages),
+        "processes": [_process_json(preview) for preview in previews],
+    }
+
+
+def _process_json(preview: Preview) -> dict[str, object]:
+    item = preview.item
+    return {
+        "pid": item.process.id.pid,
+        "start_time": item.process.id.start_time,
+        "name": item.process.name,
+        "state": str(item.state),
+        "breaks": [{"module": name, "reason": reason} for name, reason in preview.breaks],
+        "delivery": _delivery(preview),
+        "modules": preview.modules,
+        "libraries": preview.libraries,
+        "bytes_held": preview.bytes_held,
+        "bytes_written": preview.bytes_written,
+        "problem": item.problem,
+    }
+
+
+def _delivery(preview: Preview) -> str | None:
+    delivery = preview.item.deliver or preview.item.delivery
+    return str(delivery) if delivery else None
+
+
+def _print(
+    packages: tuple[apt.Pending, ...], previews: tuple[Preview, ...], *, verbose: bool
+) -> None:
+    if not packages:
+        print("apt has nothing to do.")
+    if not previews:
+        print("No process that loads modules late is running.")
+        return
+    columns = (
+        "PID",
+        "NAME",
+        "STATE",
+        "WOULD BREAK",
+        "WOULD BE HELD",
+        "KEPT",
+        "WRITTEN",
+        "DELIVERY",
+    )
+    print_table((*columns, "REASON"), [_row(preview) for preview in previews])
+    for preview in previews if verbose else ():
+        if preview.breaks:
+            print()
+            pid = preview.item.process.id.pid
+            print_table((f"{pid} WITHOUT HOLDOVER", "WOULD FAIL BECAUSE"), preview.breaks)
+
+
+def _row(preview: Preview) -> tuple[str, ...]:
+    item = preview.item
+    held = f"{preview.modules} modules, {preview.libraries} libraries" if preview.modules else "-"
+    return (
+        *process_columns(item.process, item.state),
+        f"{len(preview.breaks)} modules" if preview.breaks else "nothing",
+        held,
+        human_bytes(preview.bytes_held),
+        human_bytes(preview.bytes_written),
+        _delivery(preview) or "-",
+        item.problem or (preview.breaks[0][1] if preview.breaks else item.reason),
+    )

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What late loads would do in real processes, and what has to be held for them.
+
+Processes that run the same files share one answer: what a guest has mapped is read once for all
+that have mapped the same. Nothing is loaded or executed.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from holdover.dlopened import suggested_names
+from holdover.elf import ElfFile
+from holdover.errors import ElfError, MalformedError
+from holdover.forecast import Forecast, World, forecast, start_up, unresolved
+from holdover.libraries import Libraries, read_library
+from holdover.linker import Found, Library, System, candidates
+from holdover.model import FileId, LateLoad, Module, Needed, Step
+from holdover.pending import PendingFiles, PendingLibraries
+from holdover.procfs import Mapping, ProcFs
+from holdover.trust import distrust, distrust_file
+
+__all__ = ["LateLoads", "Sight"]
+
+_LIBC = "libc.so.6"
+_NEVER_HELD = re.compile(r"libc\.so\.6|ld[-.].*|ld-linux.*")
+# use GLIBC_PRIVATE, so they must be of the libc in the process
+_COMPANION = re.compile(
+    r"lib(?:anl|dl|m|mvec|nsl|nss_(?:compat|dns|files|hesiod)|pthread|resolv|rt|util)\.so\.\d+"
+)
+_Key = tuple[FileId, frozenset[FileId], tuple[Path, ...]]
+
+
+class Sight:
+    """The linker's view of one process, or of one that would be started now."""
+
+    def __init__(self, files: Libraries, system: System, world: World) -> None:
+        self.files = files
+        self.system = system
+        self.world = world
+        self._forecasts: dict[Path, tuple[Library, Forecast] | None] = {}
+
+    def forecast(self, path: Path) -> tuple[Library, Forecast] | None:
+        """For the module at `path`; None if there is no such object for this machine.
+
+        Raises `ElfError` for one that is damaged.
+        """
+        if path not in self._forecasts:
+            module = self.files.library(path)
+            self._forecasts[path] = (
+                (module, forecast(module, self.files, self.system, self.world)) if module else None
+            )
+        return self._forecasts[path]
+
+    def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
+        """The modules, and all that comes with them."""
+        for module in modules:
+            try:
+                there = self.forecast(module.path)
+            except ElfError:
+                continue  # said where it is that module's turn
+            if there is not None:
+                yield there[0]
+                yield from (entry.library for entry in there[1].closure.found)
+
+
+class LateLoads:
+    """Forecasts for the processes of this system."""
+
+    def __init__(self, proc: ProcFs, *, deep: bool = False) -> None:
+        """With `deep`, every symbol is looked up too: half a second for a build."""
+        self.proc = proc
+        self.deep = deep
+        self._files: dict[tuple[int, Path], Libraries] = {}
+        self._sights: dict[_Key | Path, Sight] = {}
+        self._late: dict[tuple[int, Path], LateLoad] = {}
+        self._distrusted: dict[Path, str] = {}
+
+    def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
+        """What loading each of the modules of one build would do."""
+        modules, found = tuple(modules), []
+        for module in modules:
+            key = (id(sight), module.path)
+            if key not in self._late:
+                self._late[key] = self._late_load(sight, module, modules)
+            found.append(self._late[key])
+        return tuple(found)
+
+    # -- who looks -----------------------------------------------------------------------------
+
+    def process(self, pid: int) -> Sight:
+        """Raises `UnreadableError` or `MalformedError` if it cannot be foreseen."""
+        maps = self.proc.maps(pid)
+        code = {m.file: m for m in maps if m.file.inode and "x" in m.permissions}
+        library_path = tuple(
+            Path(name) for name in re.split("[:;]", self.library_path(pid)) if name.startswith("/")
+        )
+        key = (self.proc.file_of(pid, "exe"), frozenset(code), library_path)
+        if key not in self._sights:
+            self._sights[key] = self._look(pid, code.values(), library_path)
+        return self._sights[key]
+
+    def _look(self, pid: int, code: Iterable[Mapping], library_path: tuple[Path, ...]) -> Sight:
+        with self.proc.open(pid, "exe") as file:
+            executable, machine = read_library(file, Path(self.proc.link(pid, "exe")))
+            files = self._libraries(machine, ElfFile(file).interpreter)
+        mapped = files.mapped(self.proc, pid, code)
+        world = World(executable, start_up(executable, mapped), mapped)
+        return Sight(files, replace(files.system, library_path=library_path), world)
+
+    def installed(self, path: Path) -> Sight:
+        """One that is started from `path` now; raises `MalformedError` or `UnreadableError`."""
+        if path not in self._sights:
+            self._sights[path] = self._imagine(path)
+        return self._sights[path]
+
+    def _imagine(self, path: Path) -> Sight:
+        with path.open("rb") as file:
+            executable, machine = read_library(file, path)
+            files = self._libraries(machine, ElfFile(file).interpreter)
+        none = World(executable, {}, {})
+        closure = forecast(executable, files, files.system, none).closure
+        mapped = {entry.name: entry.library for entry in closure.found}
+        return Sight(files, files.system, World(executable, mapped, mapped))
+
+    def after(self, sight: Sight, pending: PendingFiles) -> Sight:
+        """The same process when the pending change has been made."""
+        return Sight(PendingLibraries(sight.files, pending), sight.system, sight.world)
+
+    def _libraries(self, machine: int, loader: str) -> Libraries:
+        if not loader:
+            raise MalformedError("its executable names no loader")
+        key = (machine, Path(loader))
+        return self._files.setdefault(key, Libraries(*key))
+
+    def library_path(self, pid: int) -> str:
+        """LD_LIBRARY_PATH; the loader reads it when a process starts, and never again."""
+        for entry in self.proc.read(pid, "environ").split("\0"):
+            if entry.startswith("LD_LIBRARY_PATH="):
+                return entry.partition("=")[2]
+        return ""
+
+    # -- what is foreseen ----------------------------------------------------------------------
+
+    def _late_load(self, sight: Sight, module: Module, siblings: tuple[Module, ...]) -> LateLoad:
+        try:
+            there = sight.forecast(module.path)
+            if there is None:
+                return LateLoad(module.name, module.path, problem="it is not for this machine")
+            library, seen = there
+            problem, other = seen.problem, False
+            if self.deep and not problem:
+                problem, other = _undefined(sight, library, seen, siblings)
+        except ElfError as error:
+            return LateLoad(module.name, module.path, problem=error.message)
+        found = (*seen.closure.found, *seen.closure.named, *self._companions(sight))
+        needs, unheld = self._sorted_out(found)
+        return LateLoad(module.name, module.path, problem, other, needs, seen.order, unheld)
+
+    # -- how it would go -----------------------------------------------------------------------
+
+    def way(
+        self, sight: Sight, late: LateLoad
+    ) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
+        """Where the linker finds each library; and what they open by name that is not held.
+
+        Raises `ElfError` or `UnreadableError` where it cannot be followed.
+        """
+        there = sight.forecast(late.path)
+        if there is None:
+            return (), ()
+        library, seen = there
+        mapped, found = sight.world.mapped, {f.name: f for f in seen.closure.found}
+        steps = [
+            Step(name, mapped[name].path, "mapped already")
+            if name in mapped
+            else Step(name, found[name].library.path, found[name].why)
+            for name in seen.order
+        ]
+        objects = [library, *(f.library for f in found.values() if f.name not in mapped)]
+        held = {*mapped, *found, *sight.files.names_in(late.path.parent / "lib")}
+        opened = [(name, who) for at in objects for name, who in _opened(sight, at, held)]
+        return tuple(steps), tuple(dict.fromkeys(opened))
+
+    def _companions(self, sight: Sight) -> Iterator[Found]:
+        """The rest of the process's glibc, if it still lies beside it."""
+        libc = sight.world.start_up.get(_LIBC)
+        there = sight.files.library(libc.path) if libc else None
+        if libc is None or there is None or there.file != libc.file:
+            return
+        for name in sight.files.names_in(libc.path.parent):
+            if _COMPANION.fullmatch(name) and name not in sight.world.start_up:
+                library = sight.files.library(libc.path.parent / name)
+                if library is not None:
+                    yield Found(name, library)
+
+    def _sorted_out(
+        self, found: Iterable[Found]
+    ) -> tuple[tuple[Needed, ...], tuple[tuple[str, str], ...]]:
+        """What can be held, and what not, with the reason."""
+        needs: dict[str, Needed] = {}
+        unheld: dict[str, str] = {}
+        for entry in found:
+            library, path = entry.library, Path(os.path.realpath(entry.library.path))
+            if _NEVER_HELD.fullmatch(entry.name) or entry.name in needs:
+                continue
+            if "/" in entry.name:
+                unheld[entry.name] = "it is asked for by its path"
+            elif problem := self._distrust(path):
+                unheld[entry.name] = problem
+            else:
+                needs[entry.name] = Needed(entry.name, path, library.size, library.mtime_ns)
+        return tuple(needs.values()), tuple(unheld.items())
+
+    def _distrust(self, path: Path) -> str:
+        """Why the file may be another user's work, or ""."""
+        if path not in self._distrusted:
+            directory = path.parent
+            if directory not in self._distrusted:
+                self._distrusted[directory] = distrust(directory)
+            try:
+                file = distrust_file(path.lstat())
+            except OSError as error:
+                file = f"it cannot be looked at: {error.strerror}"
+            self._distrusted[path] = self._distrusted[directory] or file
+        return self._distrusted[path]
+
+
+def _undefined(
+    sight: Sight, module: Library, seen: Forecast, siblings: tuple[Module, ...]
+) -> tuple[str, bool]:
+    """What nothing would define, and whether the executable should have."""
+    around = sight.surroundings(siblings)
+    wanted = unresolved(module, seen, sight.world, sight.files.symbols, around)
+    for library, symbol in wanted:
+        if library.file != module.file:
+            return f"{library.soname} needs {symbol}, which nothing has", False
+        if symbol.version:
+            return f"it needs {symbol}, which nothing has", False
+        return f"it needs {symbol}, which this executable has not", True
+    return "", False
+
+
+def _opened(sight: Sight, library: Library, held: set[str]) -> Iterator[tuple[str, str]]:
+    """What of this system the library seems to open by name, beyond what is held."""
+    who = library.soname or library.path.name
+    imports = frozenset(symbol.name for symbol in sight.files.symbols(library).wanted)
+    with sight.files.open(library) as file:
+        suggested = suggested_names(ElfFile(file), imports)
+    names = dict.fromkeys((*library.named, *(suggested or ())))
+    for name in names:
+        if name not in held and any(map(sight.files.library, candidates(name, sight.system))):
+            yield name, who
+    if suggested is not None and not names:
+        yield "files whose names it makes up when it runs", who

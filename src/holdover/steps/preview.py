@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preview: what a pending change of packages would break, and what would be held before it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from holdover.builds import read_module_stamp
+from holdover.errors import ElfError, HoldoverError
+from holdover.lateloads import LateLoads, Sight
+from holdover.model import Capture, Holding, Item, LateLoad, Preview, Process, State
+from holdover.pending import PendingFiles, Replacement
+from holdover.programs import Program
+
+__all__ = ["preview"]
+
+
+def preview(
+    item: Item,
+    late_loads: LateLoads,
+    pending: PendingFiles,
+    program: Program,
+    holdings: tuple[Holding, ...],
+) -> Preview:
+    """For one process, as planned before the change; nothing is changed."""
+    breaks = tuple(_breaks(item, late_loads, pending, program))
+    if isinstance(item.source, Capture):
+        return _of_capture(item, breaks, item.source)
+    held = next(
+        (h.snapshot for h in holdings if h.snapshot.id in (item.source, item.snapshot)), None
+    )
+    if held is None:
+        return Preview(item, breaks)
+    size = sum(file.size for file in held.files)
+    return Preview(item, breaks, len(held.modules), len(held.libraries), size)
+
+
+def _of_capture(item: Item, breaks: tuple[tuple[str, str], ...], wanted: Capture) -> Preview:
+    needs = {need.name: need for late in wanted.modules for need in late.needs}
+    written = sum(_size(late.path) for late in wanted.modules if late.order)
+    linked = sum(_size(late.path) for late in wanted.modules if not late.order)
+    held = written + linked + sum(need.size for need in needs.values())
+    return Preview(item, breaks, len(wanted.modules), len(needs), held, written)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it went a moment ago; then it will not be held either
+        return 0
+
+
+def _breaks(
+    item: Item, late_loads: LateLoads, pending: PendingFiles, program: Program
+) -> Iterator[tuple[str, str]]:
+    """What would no longer load if nothing were done; a protected process finds its own."""
+    process = item.process
+    if item.state in (State.PROTECTED, State.DEFUSED) or not process.own:
+        return
+    try:
+        sight = late_loads.after(late_loads.process(process.id.pid), pending)
+    except (HoldoverError, OSError) as error:
+        yield "all", f"cannot be told: {error}"
+        return
+    for late in process.own:
+        if late.problem or late.other or late.name in process.loaded:
+            continue
+        reason = _module_goes(process, late, pending, program) or _closure_goes(
+            late, sight, pending
+        )
+        if reason:
+            yield late.name, reason
+
+
+def _module_goes(process: Process, late: LateLoad, pending: PendingFiles, program: Program) -> str:
+    """Why the module itself is lost, or ""."""
+    change = pending.replacement(late.path)
+    if change is None:
+        return ""
+    new = pending.new_file(late.path)
+    if new is not None:
+        return _stamp_differs(process, change, new, program)
+    if change.version and not change.at_hand:
+        return f"{change} replaces it; most likely another build, the package is not at hand"
+    return str(change) if not change.version else f"{change} has no such module any more"
+
+
+def _stamp_differs(process: Process, change: Replacement, new: Path, program: Program) -> str:
+    try:
+        with new.open("rb") as file:
+            same = read_module_stamp(file, program) == process.build.stamp
+    except (OSError, ElfError):
+        same = False
+    return "" if same else f"{change} replaces it by one of another build"
+
+
+def _closure_goes(late: LateLoad, sight: Sight, pending: PendingFiles) -> str:
+    """Why it would not load with the libraries to come, or ""."""
+    for need in late.needs:
+        change = pending.replacement(need.path)
+        if change is not None and change.version and not change.at_hand:
+            return f"{change} replaces {need.name}; if that fits cannot be told without the package"
+    try:
+        there = sight.forecast(late.path)
+    except ElfError as error:
+        return error.message
+    return there[1].problem if there else ""

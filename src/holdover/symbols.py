@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The symbols that an object binds to others, and those that it offers. Pure.
+
+What counts is what the linker relocates: a symbol that no relocation names is never looked up.
+Source: the System V gABI, chapter 5; the Linux Standard Base, "Symbol Versioning"; glibc's
+elf/dl-lookup.c (check_match).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from holdover.elf import DT_STRSZ, DT_STRTAB, DT_SYMTAB, SHN_UNDEF, ElfFile
+from holdover.errors import ElfError
+from holdover.versions import VERSION_MASK, version_names
+
+__all__ = ["Wanted", "Symbols", "read_symbols"]
+
+DT_RELA, DT_RELASZ, DT_RELACOUNT = 7, 8, 0x6FFFFFF9
+DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 2, 23, 0x6FFFFFF0
+STB_LOCAL, STB_WEAK = 0, 2
+STT_SECTION, STT_FILE, STT_TLS = 3, 4, 6
+SHN_ABS = 0xFFF1
+VERSYM_HIDDEN = 0x8000
+_RELA = struct.Struct("<QQq")
+_SYMBOL = struct.Struct("<IBBHQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A symbol that must be found elsewhere; `version` is "" if any will do."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, version {self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    wanted: tuple[Wanted, ...]
+    offered: frozenset[str]
+    """NAME for what is found without a version, NAME@VERSION, and NAME@ for what serves any."""
+
+    def offers(self, symbol: Wanted) -> bool:
+        if not symbol.version:
+            return symbol.name in self.offered
+        return (
+            f"{symbol.name}@{symbol.version}" in self.offered or f"{symbol.name}@" in self.offered
+        )
+
+
+def read_symbols(elf: ElfFile) -> Symbols:
+    """Raises `ElfError` if a table is malformed."""
+    table = _Table(elf)
+    wanted = dict.fromkeys(table.wanted(index) for index in _relocated(elf))
+    offered = frozenset(table.offered())
+    found = tuple(symbol for symbol in wanted if symbol is not None)
+    return Symbols(found, offered)
+
+
+def _relocated(elf: ElfFile) -> Iterator[int]:
+    """Indices of symbols that relocations name, each once."""
+    tags = dict(reversed(elf.dynamic))  # the first of each counts
+    seen = {0}
+    for start, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
+        if start not in tags:
+            continue
+        skip = tags.get(DT_RELACOUNT, 0) * _RELA.size if start == DT_RELA else 0
+        at, length = tags[start] + skip, tags.get(size, 0) - skip
+        data = elf.read_at(at, length // _RELA.size * _RELA.size) if length > 0 else b""
+        for _, info, _ in _RELA.iter_unpack(data):
+            if (index := info >> 32) not in seen:
+                seen.add(index)
+                yield index
+
+
+class _Table:
+    """The dynamic symbols, read at once."""
+
+    def __init__(self, elf: ElfFile) -> None:
+        self.elf = elf
+        self.tags = dict(reversed(elf.dynamic))
+        self.versioned = DT_VERSYM in self.tags
+        self.versions = version_names(elf) if self.versioned else {}
+        size = self.tags.get(DT_STRSZ, 0)
+        self.strings = elf.read_at(self.tags[DT_STRTAB], size) if size else b""
+
+    def wanted(self, index: int) -> Wanted | None:
+        """The symbol, if it is not defined here and something breaks without it."""
+        name, info, _, section, _, _ = self._symbol(index)
+        if section != SHN_UNDEF or info >> 4 in (STB_WEAK, STB_LOCAL):
+            return None
+        version = self._version(index) & VERSION_MASK
+        # 0 and 1 stand for no version; 1 is also the number of the object's own name
+        return Wanted(self._name(name), self.versions.get(version, "") if version > 1 else "")
+
+    def offered(self) -> Iterator[str]:
+        indices = self.elf.hashed_symbols
+        count = len(indices)
+        if not count:
+            return
+        start = self.elf.dynamic_value(DT_SYMTAB) + indices.start * _SYMBOL.size
+        table = _SYMBOL.iter_unpack(self.elf.read_at(start, count * _SYMBOL.size))
+        for (at, info, _, section, value, _), version in zip(
+            table, self._versions_of(indices), strict=True
+        ):
+            absolute = section == SHN_ABS or info & 15 == STT_TLS
+            if section == SHN_UNDEF or info >> 4 == STB_LOCAL or not (value or absolute):
+                continue
+            name = self._name(at)
+            if not version & VERSYM_HIDDEN:
+                yield name
+            index = version & VERSION_MASK
+            if index > 1 or not version & VERSYM_HIDDEN:
+                yield f"{name}@{self.versions.get(index, '') if index > 1 else ''}"
+
+    def _versions_of(self, indices: range) -> tuple[int, ...]:
+        if not self.versioned:
+            return (0,) * len(indices)
+        at = self.tags[DT_VERSYM] + 2 * indices.start
+        return struct.unpack(f"<{len(indices)}H", self.elf.read_at(at, 2 * len(indices)))
+
+    def _version(self, index: int) -> int:
+        return self._versions_of(range(index, index + 1))[0]
+
+    def _symbol(self, index: int) -> tuple[int, ...]:
+        at = self.elf.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
+        return _SYMBOL.unpack(self.elf.read_at(at, _SYMBOL.size))
+
+    def _name(self, at: int) -> str:
+        end = self.strings.find(b"\0", at)
+        if end < 0:
+            raise ElfError(f"the name of a symbol at {at:#x} has no end")
+        return self.strings[at:end].decode("utf-8", "surrogateescape")
