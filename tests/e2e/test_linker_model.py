@@ -22,8 +22,9 @@ pytestmark = pytest.mark.e2e
 SCRIPT = Path(__file__).parents[1] / "lab/ldso.py"
 TAKE_AWAY = "cd /usr/lib/x86_64-linux-gnu && rm librados.so.2* libglib-2.0.so.0*"
 TAKE_THE_NEXT = """
-cd /tmp && dpkg-deb --extract /var/cache/apt/archives/libssh-4_*.deb new
-cp new/usr/lib/x86_64-linux-gnu/libssh.so.4.* "$(realpath /usr/lib/x86_64-linux-gnu/libssh.so.4)"
+cd /tmp && dpkg-deb --extract /var/cache/apt/archives/libcurl3*-gnutls_*.deb new
+cp new/usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4.* \
+    "$(realpath /usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4)"
 """
 
 
