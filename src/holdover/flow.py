@@ -208,8 +208,8 @@ class Holdover:
         return Outcome(process, after.state, after.reason, delivery, lease.snapshot, True, failed)
 
     def _look_again(self, process: Process) -> Item:
-        """What the process is pointed at now; the modules on disk are not read again."""
-        seen = self._scan([process.id.pid], late=False)
+        """What the process is pointed at now, and whether that would load."""
+        seen = self._scan([process.id.pid])
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:
