@@ -17,17 +17,17 @@ MAX_FILE_LINES = 400
 LAYERS = {
     "words": ("errors", "model"),
     "pure": (
-        *("elf", "versions", "symbols", "dlopened", "rewrite"),
+        *("elf", "loaderlog", "versions", "symbols", "dlopened", "rewrite"),
         *("ldcache", "hwcaps", "linker", "forecast", "mounts", "search"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
-        *("environ", "linux", "run", "covering"),
+        *("environ", "linux", "run", "covering", "scratch"),
     ),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "staging", "durable"),
     "steps": ("steps",),
-    "flow": ("flow",),
+    "flow": ("flow", "proving"),
     "front": ("cli", "demo", "__main__"),
 }
 MAY_USE = {

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`holdover rehearse`: what would load late in a process, seen in a twin of it."""
+
+from argparse import Namespace
+from dataclasses import asdict
+
+from holdover.cli.output import print_json, print_table, progress
+from holdover.cli.text import printable
+from holdover.flow import Holdover
+from holdover.model import Proof, Rehearsal
+from holdover.proving import prove
+
+__all__ = ["run_rehearse"]
+
+
+def run_rehearse(options: Namespace) -> int:
+    with progress(wanted=not options.json) as report:
+        done = prove(Holdover(progress=report), options.pid)
+    if options.json:
+        print_json(_rehearsal_json(done))
+    else:
+        _print_rehearsal(done)
+    return 1 if done.failure else 0
+
+
+def _rehearsal_json(done: Rehearsal) -> dict[str, object]:
+    return {
+        "schema": "holdover.rehearsal/1",
+        "pid": done.process.id.pid,
+        "start_time": done.process.id.start_time,
+        "name": done.process.name,
+        "snapshot": done.snapshot,
+        "modules": [asdict(module) for module in done.modules],
+        "problems": list(done.problems),
+    }
+
+
+def _print_rehearsal(done: Rehearsal) -> None:
+    rows = [(module.name, str(module.result), module.reason) for module in done.modules]
+    if rows:
+        print_table(("MODULE", "RESULT", "REASON"), rows)
+        print()
+    for problem in done.problems:
+        print(f"{printable(problem)}.")
+    print(_summary(done))
+
+
+def _summary(done: Rehearsal) -> str:
+    total = len(done.modules)
+    if not total:
+        return "No module is held for it: there is nothing that could load."
+    parts = [f"{done.count(Proof.LOADS)} of {total} modules load"]
+    if failed := done.count(Proof.FAILS):
+        parts.append(f"{failed} fail{'s'[: failed == 1]}")
+    if untried := done.count(Proof.UNTRIED):
+        parts.append(
+            f"{untried} {'was' if untried == 1 else 'were'} not tried: nothing asks for "
+            f"{'it' if untried == 1 else 'them'}"
+        )
+    return "; ".join(parts) + "."

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prove: late-load what is held for a process in a twin of it, before the process has to.
+
+The twin is the same executable with the same start-up libraries, so its loader decides what that
+of the process would decide. Which commands load which modules is for the definition to say; what
+nothing asks for is reported as untried, never as fine.
+"""
+
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdover.errors import RefusedError
+from holdover.loaderlog import Load, parse_loads
+from holdover.model import Holding, ModuleProof, Process, Proof, Rehearsal
+from holdover.procfs import ProcFs
+from holdover.programs import Program
+from holdover.scratch import Ending, run_twin
+
+__all__ = ["rehearse"]
+
+PATIENCE = 60.0
+"""Seconds for one run of a twin; each takes about a tenth of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of the twin; `command` is what a person would type."""
+
+    command: str
+    ending: Ending
+    loads: tuple[Load, ...]
+
+
+def rehearse(proc: ProcFs, process: Process, program: Program, holding: Holding) -> Rehearsal:
+    """Load every module of the view in a twin of `process`; needs no lock, changes nothing.
+
+    Raises `RefusedError` if the definition knows no way to load modules in such an executable,
+    and what `scratch.run_twin` raises.
+    """
+    runs = tuple(_runs(proc, process, program, holding.view))
+    if not runs:
+        raise RefusedError(
+            f"process {process.id.pid}: nothing is known that makes {process.executable.name} "
+            "load its modules",
+            hint=f"add a [[rehearse]] section to the definition of {program.name}",
+        )
+    return _judge(process, holding, runs)
+
+
+def _runs(proc: ProcFs, process: Process, program: Program, view: Path) -> Iterator[_Run]:
+    variables = {program.variable: str(view), "LD_DEBUG": "files"}
+    for trial in program.rehearse:
+        arguments = trial.arguments_of(process.executable.name)
+        if arguments is None:
+            continue
+        command = shlex.join((process.executable.name, *arguments))
+        ending = run_twin(proc, process, arguments, variables, text=trial.input, timeout=PATIENCE)
+        yield _Run(command, ending, parse_loads(ending.output, str(view), program.complaint))
+
+
+def _judge(process: Process, holding: Holding, runs: Sequence[_Run]) -> Rehearsal:
+    """What the runs show about each module that is held, and about the twin itself."""
+    held = holding.snapshot.modules
+    loads = [load for run in runs for load in run.loads]
+    tried = {_name(load) for load in loads}
+    deaths = {_last(run): death for run in runs if (death := _death(run))}
+    failures = {_name(load): load.failure for load in reversed(loads) if load.failure} | deaths
+    problems = [death for name, death in deaths.items() if name not in held]
+    untried = "; ".join(("nothing asks for it", *_early_ends(runs)))
+    if held and not tried & held and not problems:
+        problems.append(f"no module was tried: {untried}")
+    modules = (
+        _proof(name, failures.get(name, ""), "" if name in tried else untried)
+        for name in sorted(held)
+    )
+    return Rehearsal(process, holding.snapshot.id, tuple(modules), tuple(problems))
+
+
+def _proof(name: str, failure: str, untried: str) -> ModuleProof:
+    if failure:
+        return ModuleProof(name, Proof.FAILS, failure)
+    return ModuleProof(name, Proof.UNTRIED if untried else Proof.LOADS, untried)
+
+
+def _name(load: Load) -> str:
+    return Path(load.path).stem
+
+
+def _last(run: _Run) -> str:
+    """The module that the twin asked for last: whatever happened then is its fault."""
+    return _name(run.loads[-1]) if run.loads else ""
+
+
+def _death(run: _Run) -> str:
+    """How the twin met a violent end, or ""."""
+    code = run.ending.code
+    after = f"after it had asked for {_last(run)}" if run.loads else "before it asked for a module"
+    if code is None:
+        return f"`{run.command}` did not end within {PATIENCE:.0f} s {after}"
+    number = code - 128 if code > 128 else -code
+    if number not in set(signal.Signals):
+        return ""
+    return f"`{run.command}` died of {signal.Signals(number).name} {after}"
+
+
+def _early_ends(runs: Sequence[_Run]) -> Iterator[str]:
+    """Runs that ended with an error before they loaded anything: not what was meant."""
+    for run in runs:
+        if run.ending.code and not run.loads and not _death(run):
+            last = run.ending.output.strip().rpartition("\n")[2]
+            yield f"`{run.command}` ended with {run.ending.code}: {last[:200]}"
