@@ -49,12 +49,11 @@ def _summary(done: Rehearsal) -> str:
     total = len(done.modules)
     if not total:
         return "No module is held for it: there is nothing that could load."
-    parts = [f"{done.count(Proof.LOADS)} of {total} modules load"]
-    if failed := done.count(Proof.FAILS):
-        parts.append(f"{failed} fail{'s'[: failed == 1]}")
-    if untried := done.count(Proof.UNTRIED):
-        parts.append(
-            f"{untried} {'was' if untried == 1 else 'were'} not tried: nothing asks for "
-            f"{'it' if untried == 1 else 'them'}"
-        )
+    loaded, failed, untried = (done.count(r) for r in (Proof.LOADS, Proof.FAILS, Proof.UNTRIED))
+    parts = [f"{loaded} of {total} " + ("module loads" if total == 1 else "modules load")]
+    if failed:
+        parts.append("1 fails" if failed == 1 else f"{failed} fail")
+    if untried:
+        them = ("1 was", "it") if untried == 1 else (f"{untried} were", "them")
+        parts.append(f"{them[0]} not tried: nothing asks for {them[1]}")
     return "; ".join(parts) + "."

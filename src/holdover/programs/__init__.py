@@ -101,7 +101,7 @@ def parse_program(text: str) -> Program:
             directory=_pattern(build["directory"], groups=1),
             modules=_pattern(build["modules"], groups=1),
             complaint=_text_pattern(data["complaint"], groups=1),
-            rehearse=tuple(_trial(entry) for entry in data.get("rehearse", [])),
+            rehearse=_trials(data.get("rehearse", [])),
         )
     except _SENSELESS as error:
         raise MalformedError(f"a program definition makes no sense: {error!r}") from error
@@ -129,6 +129,12 @@ def _text_pattern(value: object, *, groups: int = 0) -> re.Pattern[str]:
     if pattern.groups < groups:
         raise ValueError(f"{value!r} has no group")
     return pattern
+
+
+def _trials(value: object) -> tuple[Trial, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of rehearsals")
+    return tuple(_trial(entry) for entry in value)
 
 
 def _trial(entry: dict[str, Any]) -> Trial:
