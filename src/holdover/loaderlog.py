@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Load", "parse_loads"]
+__all__ = ["Load", "parse_loads", "last_words"]
 
 _LINE = re.compile(r" *[0-9]+:\t(.*)")
 _ASKED = re.compile(r"file=(.+) \[[0-9]+\];  dynamically loaded by .*")
@@ -58,6 +58,12 @@ def parse_loads(text: str, directory: str, complaint: re.Pattern[str]) -> tuple[
     `complaint` matches what the program says of a load that failed; its group 1 is the reason.
     """
     return tuple(attempt.outcome() for attempt in _attempts(text, directory, complaint))
+
+
+def last_words(text: str) -> str:
+    """The last line that the program itself wrote, or ""."""
+    own = (line for line in reversed(text.split("\n")) if not _LINE.fullmatch(line))
+    return next(filter(None, (line.strip() for line in own)), "")
 
 
 def _attempts(text: str, directory: str, complaint: re.Pattern[str]) -> Iterator[_Attempt]:

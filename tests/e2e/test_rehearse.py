@@ -70,7 +70,7 @@ def test_all_modules_of_a_guest_load_before_and_after_the_upgrade(lab: Lab, gues
     assert shown.returncode == 0
     count = len(before["loads"])
     assert shown.stdout.splitlines()[-1] == (
-        f"{count} of {count + 2} modules load; 2 were not tried: nothing asks for them."
+        f"{count} of {count + 2} modules load; 2 were not tried: nothing asked for them."
     )
 
 
@@ -176,9 +176,11 @@ def test_damaged_view_is_not_run(lab: Lab, guest: Guest) -> None:
 
 
 def test_guest_does_not_notice_and_nothing_stays(lab: Lab, guest: Guest) -> None:
-    def seen() -> tuple[str, str, str]:
-        maps = lab.path(f"proc/{guest.pid}/maps").read_text()
-        return maps, lab.run("ps", "-eo", "comm").stdout, lab.run("cat", "/proc/mounts").stdout
+    def seen() -> tuple[set[str], list[str], str]:
+        maps = lab.path(f"proc/{guest.pid}/maps").read_text().splitlines()
+        mapped = {line.split(None, 5)[5] for line in maps if "/" in line}
+        processes = lab.run("sh", "-c", "cat /proc/[0-9]*/comm").stdout.split()
+        return mapped, sorted(processes), lab.path(f"proc/{guest.pid}/mountinfo").read_text()
 
     before = seen()
     assert lab.holdover("rehearse", str(guest.pid)).returncode == 0
@@ -186,7 +188,7 @@ def test_guest_does_not_notice_and_nothing_stays(lab: Lab, guest: Guest) -> None
     assert left_behind(lab) == []
     assert list(lab.path("tmp").glob("twin*")) == []
     assert guest.probe_twice("ssh disk") == (ATTACHED, ATTACHED)
-    assert seen()[0] != before[0]  # this is what a load in the guest itself looks like
+    assert seen()[0] > before[0]  # this is what a load in the guest itself looks like
 
 
 IN_THE_MIDST = """

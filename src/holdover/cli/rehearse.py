@@ -55,5 +55,5 @@ def _summary(done: Rehearsal) -> str:
         parts.append("1 fails" if failed == 1 else f"{failed} fail")
     if untried:
         them = ("1 was", "it") if untried == 1 else (f"{untried} were", "them")
-        parts.append(f"{them[0]} not tried: nothing asks for {them[1]}")
+        parts.append(f"{them[0]} not tried: nothing asked for {them[1]}")
     return "; ".join(parts) + "."

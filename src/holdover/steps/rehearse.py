@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.errors import RefusedError
-from holdover.loaderlog import Load, parse_loads
+from holdover.loaderlog import Load, last_words, parse_loads
 from holdover.model import Holding, ModuleProof, Process, Proof, Rehearsal
 from holdover.procfs import ProcFs
 from holdover.programs import Program
@@ -69,20 +69,16 @@ def _judge(process: Process, holding: Holding, runs: Sequence[_Run]) -> Rehearsa
     deaths = {_last(run): death for run in runs if (death := _death(run))}
     failures = {_name(load): load.failure for load in reversed(loads) if load.failure} | deaths
     problems = [death for name, death in deaths.items() if name not in held]
-    untried = "; ".join(("nothing asks for it", *_early_ends(runs)))
     if held and not tried & held and not problems:
-        problems.append(f"no module was tried: {untried}")
-    modules = (
-        _proof(name, failures.get(name, ""), "" if name in tried else untried)
-        for name in sorted(held)
-    )
+        problems.append(f"no module was tried: {'; '.join(map(_ending, runs))}")
+    modules = (_proof(name, name in tried, failures.get(name, "")) for name in sorted(held))
     return Rehearsal(process, holding.snapshot.id, tuple(modules), tuple(problems))
 
 
-def _proof(name: str, failure: str, untried: str) -> ModuleProof:
-    if failure:
-        return ModuleProof(name, Proof.FAILS, failure)
-    return ModuleProof(name, Proof.UNTRIED if untried else Proof.LOADS, untried)
+def _proof(name: str, tried: bool, failure: str) -> ModuleProof:
+    if not tried:
+        return ModuleProof(name, Proof.UNTRIED, "nothing asked for it")
+    return ModuleProof(name, Proof.FAILS if failure else Proof.LOADS, failure)
 
 
 def _name(load: Load) -> str:
@@ -106,9 +102,6 @@ def _death(run: _Run) -> str:
     return f"`{run.command}` died of {signal.Signals(number).name} {after}"
 
 
-def _early_ends(runs: Sequence[_Run]) -> Iterator[str]:
-    """Runs that ended with an error before they loaded anything: not what was meant."""
-    for run in runs:
-        if run.ending.code and not run.loads and not _death(run):
-            last = run.ending.output.strip().rpartition("\n")[2]
-            yield f"`{run.command}` ended with {run.ending.code}: {last[:200]}"
+def _ending(run: _Run) -> str:
+    """How a run ended that was of no use."""
+    return f"`{run.command}` ended with {run.ending.code}: {last_words(run.ending.output)[:200]}"
