@@ -191,6 +191,8 @@ class Holdover:
     def _deliver(self, item: Item, delivery: Delivery) -> Outcome:
         process = item.process
         holding = self.holding(item.source)
+        if holding.rehearsal_failure and holding.snapshot.id == item.snapshot:
+            raise RefusedError(f"what is on disk is no better: {item.reason}")
         self._check(holding, process, delivery)
         lease = Lease(process.id, holding.snapshot.id, process.name, str(delivery))
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 
 from holdover.errors import HoldoverError, RefusedError
 from holdover.flow import Holdover
-from holdover.model import Holding, Item, Lease, Process, Rehearsal, Result, State
+from holdover.model import Holding, Item, Lease, Process, Result, State
+from holdover.proof import Rehearsal
 from holdover.steps.plan import Aim
 from holdover.steps.rehearse import rehearse
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from holdover.demo.guest import ATTACHED, REFUSED, Guest
+from holdover.demo.guest import ATTACHED, DIED, Guest
+from holdover.elf import ElfFile
 
 pytestmark = pytest.mark.e2e
 
 LIBRARY = "/usr/lib/x86_64-linux-gnu/libssh.so.4"  # block-ssh needs it, and nothing else does
+DT_INIT = 12  # of <elf.h>
+TRAP = bytes.fromhex("0f0b")  # ud2: no processor executes it
 START_UP = "/usr/lib/x86_64-linux-gnu/libpixman-1.so.0"  # the executable needs it
 OTHER_TARGETS = {"accel-tcg-i386", "hw-s390x-virtio-gpu-ccw"}
 
@@ -41,12 +44,22 @@ def reason(lab: Lab, guest: Guest, name: str) -> str:
     return next(str(module["reason"]) for module in modules if module["name"] == name)
 
 
-def take_away(lab: Lab, library: str) -> None:
-    lab.root.run("mv", library, f"{library}.away")
+def break_library(lab: Lab) -> None:
+    """Let the library's first own instruction be none: nothing that only reads files sees that."""
+    file = lab.root.root / LIBRARY.lstrip("/")
+    with file.open("rb") as opened:
+        elf = ElfFile(opened)
+        address = elf.dynamic_value(DT_INIT)
+        segment = next(s for s in elf.loads if s.address <= address < s.address + s.file_size)
+    content = bytearray(file.read_bytes())
+    at = address - segment.address + segment.offset
+    content[at : at + len(TRAP)] = TRAP
+    lab.root.run("mv", f"{LIBRARY}", f"{LIBRARY}.whole")
+    file.write_bytes(content)
 
 
-def give_back(lab: Lab, library: str) -> None:
-    lab.root.run("mv", f"{library}.away", library)
+def mend_library(lab: Lab) -> None:
+    lab.root.run("mv", f"{LIBRARY}.whole", LIBRARY)
 
 
 def left_behind(lab: Lab) -> list[Path]:
@@ -87,13 +100,14 @@ OTHER_BUILD = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from holdover import flow
+from holdover import flow, proving
 
 def rehearse(proc, process, program, holding):
     return original(proc, process, program, replace(holding, view=process.build.directories[0]))
 
-original, flow.rehearse = flow.rehearse, rehearse
-print(*{str(module.result) for module in flow.Holdover().rehearse(int(sys.argv[1])).modules})
+original, proving.rehearse = proving.rehearse, rehearse
+done = proving.prove(flow.Holdover(), int(sys.argv[1]))
+print(*{str(module.result) for module in done.modules})
 """
 
 
@@ -109,7 +123,7 @@ def test_modules_of_another_build_fail(lab: Lab, guest: Guest) -> None:
 def test_twin_is_made_of_what_is_gone_from_disk(lab: Lab, guest: Guest) -> None:
     lab.root.run("holdover", "enable")
     lab.upgrade()
-    take_away(lab, START_UP)
+    lab.root.run("rm", START_UP)
     assert lab.run("qemu-system-x86_64", "--version").returncode != 0  # nobody else can start
     assert rehearsed(lab, guest)["untried"] == OTHER_TARGETS
 
@@ -117,48 +131,78 @@ def test_twin_is_made_of_what_is_gone_from_disk(lab: Lab, guest: Guest) -> None:
 # -- what fails --------------------------------------------------------------------------------
 
 
-def test_missing_library_is_told_and_nothing_is_delivered(lab: Lab, guest: Guest) -> None:
-    take_away(lab, LIBRARY)
+def test_broken_library_is_told_and_nothing_is_delivered(lab: Lab, guest: Guest) -> None:
+    break_library(lab)
     assert rehearsed(lab, guest)["fails"] == {"block-ssh"}
-    assert "libssh.so.4: cannot open shared object file" in reason(lab, guest, "block-ssh")
+    assert "died of SIGILL after it had asked for block-ssh" in reason(lab, guest, "block-ssh")
 
     done = lab.holdover("protect", "--rehearse", str(guest.pid))
     assert done.returncode == 1
-    assert "rehearsal: block-ssh fails: libssh.so.4" in done.stdout
+    assert "rehearsal: block-ssh fails: " in done.stdout
     seen = lab.status(guest.pid)
     assert (seen["state"], seen["delivery"]) == ("current", None)
     assert left_behind(lab) == []
-    assert guest.probe("ssh disk") == REFUSED  # and this is what it was about
 
-    give_back(lab, LIBRARY)
+    mend_library(lab)
     assert lab.holdover("protect", "--rehearse", str(guest.pid)).returncode == 0
     assert lab.status(guest.pid)["state"] == "protected"
     assert guest.probe("ssh disk") == ATTACHED
 
 
-def test_without_a_rehearsal_it_is_delivered_all_the_same(lab: Lab, guest: Guest) -> None:
-    take_away(lab, LIBRARY)
-    assert lab.holdover("protect", str(guest.pid)).returncode == 0
-    assert lab.status(guest.pid)["state"] == "protected"
-    assert guest.probe("ssh disk") == REFUSED
+def test_without_a_rehearsal_it_is_delivered_and_kills(lab: Lab) -> None:
+    """The contrast: what it was about."""
+    victim = Guest.start(lab.root, "victim")
+    break_library(lab)
+    assert lab.holdover("protect", str(victim.pid)).returncode == 0
+    assert lab.status(victim.pid)["state"] == "protected"
+    assert victim.probe("ssh disk") == DIED
+
+
+WITHOUT_LIBRARY = """
+import shutil, sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+from holdover import flow, proving
+
+def rehearse(proc, process, program, holding):
+    with tempfile.TemporaryDirectory(dir="/usr/lib") as parent:
+        Path(parent).chmod(0o755)
+        view = Path(shutil.copytree(holding.view, f"{parent}/view"))
+        (view / "lib/libssh.so.4").unlink()
+        Path("/usr/lib/x86_64-linux-gnu/libssh.so.4").unlink()
+        return original(proc, process, program, replace(holding, view=view))
+
+original, proving.rehearse = proving.rehearse, rehearse
+print(proving.prove(flow.Holdover(), int(sys.argv[1])).failure)
+"""
+
+
+def test_library_that_is_missing_from_the_view_is_told(lab: Lab, guest: Guest) -> None:
+    """Not seen by a look at the held files if it was never held: rehearsed, but not delivered."""
+    seen = lab.run("python3", "-I", "-c", WITHOUT_LIBRARY, str(guest.pid))
+    assert "block-ssh fails: libssh.so.4: cannot open shared object file" in seen.stdout
 
 
 def test_protected_guest_whose_rehearsal_failed_is_at_risk_until_one_succeeds(
     lab: Lab, guest: Guest
 ) -> None:
+    break_library(lab)
     assert lab.holdover("protect", str(guest.pid)).returncode == 0
-    take_away(lab, LIBRARY)
+    assert lab.status(guest.pid)["state"] == "protected"  # nobody has tried
     assert lab.holdover("rehearse", str(guest.pid)).returncode == 1
     seen = lab.status(guest.pid)
     assert (seen["state"], seen["delivery"]) == ("at-risk", "environment")
-    assert seen["reason"].startswith("rehearsal: block-ssh fails: libssh.so.4")
-    assert lab.holdover("protect", str(guest.pid)).returncode == 1
+    assert seen["reason"].startswith("rehearsal: block-ssh fails: ")
+    again = lab.holdover("protect", str(guest.pid))
+    assert again.returncode == 1
+    assert "what is on disk is no better" in again.stdout
+    assert lab.status(guest.pid) == seen
 
-    give_back(lab, LIBRARY)
-    assert lab.status(guest.pid)["state"] == "at-risk"  # nobody has seen that it works
-    assert lab.holdover("rehearse", str(guest.pid)).returncode == 0
+    mend_library(lab)
+    assert lab.holdover("protect", "--rehearse", str(guest.pid)).returncode == 0
     assert lab.status(guest.pid)["state"] == "protected"
-    assert lab.holdover("protect", str(guest.pid)).returncode == 0
+    assert lab.holdover("rehearse", str(guest.pid)).returncode == 0
+    assert guest.probe("ssh disk") == ATTACHED
 
 
 def test_damaged_view_is_not_run(lab: Lab, guest: Guest) -> None:
@@ -193,14 +237,14 @@ def test_guest_does_not_notice_and_nothing_stays(lab: Lab, guest: Guest) -> None
 
 IN_THE_MIDST = """
 import os, signal, subprocess, sys
-from holdover import flow
+from holdover import flow, proving
 
 def rehearse(*arguments):
     ACTION
     return original(*arguments)
 
-original, flow.rehearse = flow.rehearse, rehearse
-flow.Holdover().rehearse(int(sys.argv[1]))
+original, proving.rehearse = proving.rehearse, rehearse
+proving.prove(flow.Holdover(), int(sys.argv[1]))
 """
 
 

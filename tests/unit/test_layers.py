@@ -17,7 +17,7 @@ MAX_FILE_LINES = 400
 LAYERS = {
     "words": ("errors", "model"),
     "pure": (
-        *("elf", "loaderlog", "versions", "symbols", "dlopened", "rewrite"),
+        *("elf", "loaderlog", "proof", "versions", "symbols", "dlopened", "rewrite"),
         *("ldcache", "hwcaps", "linker", "forecast", "mounts", "search"),
     ),
     "edge": (
@@ -37,7 +37,7 @@ MAY_USE = {
     "definitions": {"words", "pure", "definitions"},
     "store": {"words", "pure", "edge", "store"},
     "steps": {"words", "pure", "edge", "definitions", "store"},
-    "flow": {"words", "pure", "edge", "definitions", "store", "steps"},
+    "flow": {"words", "pure", "edge", "definitions", "store", "steps", "flow"},
     "front": set(LAYERS),
 }
 PRINTING = ("cli/", "demo/", "__main__.py")  # __main__.py hands main()'s result to sys.exit

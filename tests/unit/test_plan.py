@@ -217,12 +217,12 @@ def test_each_aim_serves_these_and_leaves_the_others_alone(aim: Aim, kind: str) 
 def test_snapshot_that_failed_its_rehearsal_is_not_delivered_once_more(aim: Aim) -> None:
     item = decided(POINTED, WRONG, UNPROVEN, aim=aim)
     assert (item.deliver, item.source) == (None, "")
-    assert item.problem == "put right what it says, then `holdover rehearse 4711`"
+    assert item.problem == "if that can be mended, `holdover rehearse 4711` afterwards"
 
 
-def test_snapshot_that_failed_its_rehearsal_gives_way_to_one_with_more_modules() -> None:
-    item = decided(POINTED, (*OWN, *modules("block-ssh")), UNPROVEN)
-    assert captured(item).keys() == {"block-curl", "block-rbd", "block-ssh"}
+@pytest.mark.parametrize("guest", [POINTED, process()], ids=["pointed at it", "not yet"])
+def test_what_is_on_disk_may_be_better_than_a_snapshot_that_failed(guest: Process) -> None:
+    assert captured(decided(guest, OWN, UNPROVEN)) == {m.name: m.path for m in OWN}
 
 
 def test_snapshot_that_failed_its_rehearsal_is_better_than_none() -> None:

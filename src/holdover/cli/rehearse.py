@@ -7,7 +7,7 @@ from dataclasses import asdict
 from holdover.cli.output import print_json, print_table, progress
 from holdover.cli.text import printable
 from holdover.flow import Holdover
-from holdover.model import Proof, Rehearsal
+from holdover.proof import Proof, Rehearsal
 from holdover.proving import prove
 
 __all__ = ["run_rehearse"]

@@ -31,7 +31,7 @@ from holdover.search import directories, first_found
 __all__ = ["Aim", "plan", "always", "files_of"]
 
 _LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
-_MEND = "put right what it says, then `holdover rehearse {}`"
+_MEND = "if that can be mended, `holdover rehearse {}` afterwards"
 
 Touches = Callable[[Path], bool]
 """Whether a pending change of files concerns the file or what is in the directory."""
@@ -168,7 +168,9 @@ class _Decision:
     def _failed_rehearsal(self, item: Item) -> bool:
         """Whether that alone is wrong with what it is pointed at: more of the same is no help."""
         held = next((h for h in self.holdings if h.snapshot.id == item.snapshot), None)
-        if held is None or held.damage or not held.rehearsal_failure or self.aim is Aim.DEFUSE:
+        if held is None or not held.rehearsal_failure or self.aim is Aim.DEFUSE:
+            return False
+        if held.damage or _failing(item.process):
             return False
         return held.snapshot.build_id == item.process.build.build_id
 
@@ -182,8 +184,8 @@ class _Decision:
         process = item.process
         if item.state is State.UNSUPPORTED:
             return replace(item, problem="nothing can be done for it")
-        if self._failed_rehearsal(item) and not self._has_more_modules(item):
-            return replace(item, problem=_MEND.format(item.process.id.pid))
+        if self._failed_rehearsal(item) and (process.look_alike or not process.own):
+            return replace(item, problem=_MEND.format(process.id.pid))
         source, problem = self._source(item)
         if item.state is State.DEFUSED and not source:
             return item  # it stays as it is until its files turn up
@@ -201,7 +203,11 @@ class _Decision:
             reason = f"a late load of {_label(process)} must not kill it"
             return Capture(process.build, Purpose.DEFUSE, executable, (), reason), ""
         own, held = process.own, self._held(item)
-        if held is not None and (process.look_alike or _covers(held.snapshot, own)):
+        doubtful = (
+            held is not None and held.rehearsal_failure and own
+        )  # those on disk may do better
+        covered = held is not None and _covers(held.snapshot, own) and not doubtful
+        if held is not None and (process.look_alike or covered):
             return held.snapshot.id, ""
         if held is None and not own:
             held = self._sibling(process)

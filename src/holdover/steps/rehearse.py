@@ -14,9 +14,10 @@ from pathlib import Path
 
 from holdover.errors import RefusedError
 from holdover.loaderlog import Load, last_words, parse_loads
-from holdover.model import Holding, ModuleProof, Process, Proof, Rehearsal
+from holdover.model import Holding, Process
 from holdover.procfs import ProcFs
 from holdover.programs import Program
+from holdover.proof import ModuleProof, Proof, Rehearsal
 from holdover.scratch import Ending, run_twin
 
 __all__ = ["rehearse"]
