@@ -149,7 +149,7 @@ class StartUp:
 
 
 def start_up(proc: ProcFs, pid: int) -> StartUp:
-    """What a twin of the process has to be made of, even if all of it was replaced on disk.
+    """What a stand-in for the process has to be made of, even if all of it was replaced on disk.
 
     Only what the executable needs, and what that needs: modules that were loaded late, and their
     libraries, are no part of a start. Raises `UnsupportedError` if the mapped files do not show it.

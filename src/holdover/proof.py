@@ -27,13 +27,13 @@ class ModuleProof:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What late loads of a view did in a twin of a process, module by module."""
+    """What late loads of a view did in a stand-in for a process, module by module."""
 
     process: Process
     snapshot: str
     modules: tuple[ModuleProof, ...]
     problems: tuple[str, ...] = ()
-    """What went wrong with the twin itself, and is no module's fault."""
+    """What went wrong with the stand-in itself, and is no module's fault."""
 
     def count(self, result: Proof) -> int:
         return sum(module.result is result for module in self.modules)

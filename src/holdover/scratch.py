@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a twin of a live process where it can reach nothing, and hear what it says.
+"""Run a stand-in for a live process where it can reach nothing, and hear what it says.
 
 It is made of copies of the very files that the process was started from, in a file system in
 memory that exists in a mount namespace of its own: whatever kills whom, the kernel takes it all
-away with the last process, and nothing is ever written to a disk. The twin has no network, sees no
-other process, has no capability and cannot get any, and finds /run, /tmp and /dev empty but for
+away with the last process, and nothing is ever written to a disk. The stand-in has no network, sees
+no other process, has no capability and cannot get any, and finds /run, /tmp and /dev empty but for
 what every program needs.
 
 Source: unshare(1), setpriv(1), prlimit(1), core(5).
@@ -21,23 +21,23 @@ from holdover.model import Process, ProcessId
 from holdover.procfs import ProcFs
 from holdover.run import watch
 
-__all__ = ["Ending", "run_twin"]
+__all__ = ["Ending", "run_stand_in"]
 
 _NOBODY = "65534"
-_PLACE = "/tmp/twin"
+_PLACE = "/tmp/stand-in"
 _LOADER = f"{_PLACE}/ld.so"
-_READY = "holdover: the twin begins"
-_SPARE = 64 << 20  # bytes in memory for what the twin writes
+_READY = "holdover: the stand-in begins"
+_SPARE = 64 << 20  # bytes in memory for what the stand-in writes
 
 # $1 is the size of the file system in bytes; then pairs of file and name; then "--", the command.
 _STAGE = f"""
 set -e
 umask 022
-mount -t tmpfs -o "mode=1777,nosuid,nodev,size=$1" twin /tmp
+mount -t tmpfs -o "mode=1777,nosuid,nodev,size=$1" stand-in /tmp
 shift
-mkdir /tmp/twin /tmp/dev
+mkdir /tmp/stand-in /tmp/dev
 while [ "$1" != -- ]; do
-    cat "$1" > "/tmp/twin/$2"
+    cat "$1" > "/tmp/stand-in/$2"
     shift 2
 done
 shift
@@ -48,7 +48,8 @@ for device in null zero random urandom; do
 done
 mount --rbind /tmp/dev /dev
 for hidden in /run /var/tmp; do
-    test ! -d "$hidden" || mount -t tmpfs -o mode=755,nosuid,nodev,noexec,size=1m twin "$hidden"
+    test -d "$hidden" || continue
+    mount -t tmpfs -o mode=755,nosuid,nodev,noexec,size=1m stand-in "$hidden"
 done
 mount -t proc proc /proc  # of the new namespace: until here it was the one that holdover sees
 cd /tmp
@@ -72,14 +73,14 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": "/tmp", "TMPDIR"
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a twin ended, and what it and its dynamic linker said, in order."""
+    """How a stand-in ended, and what it and its dynamic linker said, in order."""
 
     output: str
     code: int | None
     """As a shell has it: 128 and more is a signal. None if it did not end in time."""
 
 
-def run_twin(
+def run_stand_in(
     proc: ProcFs,
     process: Process,
     arguments: Sequence[str],
@@ -88,11 +89,11 @@ def run_twin(
     text: str,
     timeout: float,
 ) -> Ending:
-    """Start a twin of `process` and wait for its end, at most `timeout` seconds.
+    """Start a stand-in for `process` and wait for its end, at most `timeout` seconds.
 
     `variables` are added to a fixed environment, of the process's own nothing; `text` goes to
     stdin. Raises `UnsupportedError` if it cannot be told what the process was made of,
-    `VanishedError` if it ended, `CommandError` if no twin can be started here.
+    `VanishedError` if it ended, `CommandError` if no stand-in can be started here.
     """
     name = process.executable.name
     files = _files(proc, process.id, name)
@@ -107,10 +108,10 @@ def run_twin(
     )
     preparation, ready, output = ended.output.partition(f"{_READY}\n")
     if not proc.is_alive(process.id):
-        raise VanishedError(f"process {process.id.pid} ended while a twin of it was made")
+        raise VanishedError(f"process {process.id.pid} ended while a stand-in for it was made")
     if not ready:
         raise CommandError(
-            f"a twin of process {process.id.pid} could not be made",
+            f"a stand-in for process {process.id.pid} could not be made",
             hint=preparation.strip()[-500:] or "the machine is too slow, or namespaces are denied",
         )
     return Ending(output, ended.code)

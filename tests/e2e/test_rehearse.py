@@ -120,7 +120,7 @@ def test_modules_of_another_build_fail(lab: Lab, guest: Guest) -> None:
     assert lab.status(guest.pid)["state"] == "at-risk"
 
 
-def test_twin_is_made_of_what_is_gone_from_disk(lab: Lab, guest: Guest) -> None:
+def test_stand_in_is_made_of_what_is_gone_from_disk(lab: Lab, guest: Guest) -> None:
     lab.root.run("holdover", "enable")
     lab.upgrade()
     lab.root.run("rm", START_UP)
@@ -230,7 +230,7 @@ def test_guest_does_not_notice_and_nothing_stays(lab: Lab, guest: Guest) -> None
     assert lab.holdover("rehearse", str(guest.pid)).returncode == 0
     assert seen() == before
     assert left_behind(lab) == []
-    assert list(lab.path("tmp").glob("twin*")) == []
+    assert list(lab.path("tmp").glob("stand-in*")) == []
     assert guest.probe_twice("ssh disk") == (ATTACHED, ATTACHED)
     assert seen()[0] > before[0]  # this is what a load in the guest itself looks like
 
@@ -249,7 +249,7 @@ proving.prove(flow.Holdover(), int(sys.argv[1]))
 
 
 def in_the_midst(lab: Lab, guest: Guest, action: str) -> str:
-    """Rehearse, and do something else when the twin is about to start."""
+    """Rehearse, and do something else when the stand-in is about to start."""
     script = IN_THE_MIDST.replace("ACTION", action)
     return lab.run("python3", "-I", "-c", script, str(guest.pid)).stdout
 

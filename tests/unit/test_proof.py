@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs of a twin prove about each module that is held."""
+"""What runs of a stand-in prove about each module that is held."""
 
 from collections.abc import Iterable
 

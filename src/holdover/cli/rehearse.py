@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`holdover rehearse`: what would load late in a process, seen in a twin of it."""
+"""`holdover rehearse`: what would load late in a process, seen in a stand-in for it."""
 
 from argparse import Namespace
 from dataclasses import asdict

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prove: late-load what is held for a process in a twin of it, before the process has to.
+"""Prove: late-load what is held for a process in a stand-in for it, before the process has to.
 
-The twin is the same executable with the same start-up libraries, so its loader decides what that
-of the process would decide. Which commands load which modules is for the definition to say; what
-nothing asks for is reported as untried, never as fine.
+The stand-in is the same executable with the same start-up libraries, so its loader decides what
+that of the process would decide. Which commands load which modules is for the definition to say;
+what nothing asks for is reported as untried, never as fine.
 """
 
 import shlex
@@ -18,17 +18,17 @@ from holdover.model import Holding, Process
 from holdover.procfs import ProcFs
 from holdover.programs import Program
 from holdover.proof import ModuleProof, Proof, Rehearsal
-from holdover.scratch import Ending, run_twin
+from holdover.scratch import Ending, run_stand_in
 
 __all__ = ["rehearse"]
 
 PATIENCE = 60.0
-"""Seconds for one run of a twin; each takes about a tenth of one."""
+"""Seconds for one run of a stand-in; each takes about a tenth of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One run of the twin; `command` is what a person would type."""
+    """One run of the stand-in; `command` is what a person would type."""
 
     command: str
     ending: Ending
@@ -36,10 +36,10 @@ class _Run:
 
 
 def rehearse(proc: ProcFs, process: Process, program: Program, holding: Holding) -> Rehearsal:
-    """Load every module of the view in a twin of `process`; needs no lock, changes nothing.
+    """Load every module of the view in a stand-in for `process`; needs no lock, changes nothing.
 
     Raises `RefusedError` if the definition knows no way to load modules in such an executable,
-    and what `scratch.run_twin` raises.
+    and what `scratch.run_stand_in` raises.
     """
     runs = tuple(_runs(proc, process, program, holding.view))
     if not runs:
@@ -58,12 +58,14 @@ def _runs(proc: ProcFs, process: Process, program: Program, view: Path) -> Itera
         if arguments is None:
             continue
         command = shlex.join((process.executable.name, *arguments))
-        ending = run_twin(proc, process, arguments, variables, text=trial.input, timeout=PATIENCE)
+        ending = run_stand_in(
+            proc, process, arguments, variables, text=trial.input, timeout=PATIENCE
+        )
         yield _Run(command, ending, parse_loads(ending.output, str(view), program.complaint))
 
 
 def _judge(process: Process, holding: Holding, runs: Sequence[_Run]) -> Rehearsal:
-    """What the runs show about each module that is held, and about the twin itself."""
+    """What the runs show about each module that is held, and about the stand-in itself."""
     held = holding.snapshot.modules
     loads = [load for run in runs for load in run.loads]
     tried = {_name(load) for load in loads}
@@ -87,12 +89,12 @@ def _name(load: Load) -> str:
 
 
 def _last(run: _Run) -> str:
-    """The module that the twin asked for last: whatever happened then is its fault."""
+    """The module that the stand-in asked for last: whatever happened then is its fault."""
     return _name(run.loads[-1]) if run.loads else ""
 
 
 def _death(run: _Run) -> str:
-    """How the twin met a violent end, or ""."""
+    """How the stand-in met a violent end, or ""."""
     code = run.ending.code
     after = f"after it had asked for {_last(run)}" if run.loads else "before it asked for a module"
     if code is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A twin is made of what its original was made of, reaches nothing, and leaves nothing behind.
+"""A stand-in is made of what its original was made of, reaches nothing, and leaves nothing behind.
 
-The original is a shell, so that the twin can be asked what it sees; the same is asked of a shell
-that is no twin, which has to see it all.
+The original is a shell, so that the stand-in can be asked what it sees; the same is asked of a shell
+that is no stand-in, which has to see it all.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from holdover.loaded import start_up
 from holdover.model import Process
 from holdover.procfs import ProcFs
 from holdover.run import run
-from holdover.scratch import Ending, run_twin
+from holdover.scratch import Ending, run_stand_in
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("namespaces")]
 
@@ -48,10 +48,10 @@ def original() -> Iterator[Process]:
 
 
 def ending(original: Process, script: str, *, timeout: float = 60, text: str = "") -> Ending:
-    return run_twin(PROC, original, ["-c", script], {}, text=text, timeout=timeout)
+    return run_stand_in(PROC, original, ["-c", script], {}, text=text, timeout=timeout)
 
 
-def twin(original: Process, script: str) -> str:
+def stand_in(original: Process, script: str) -> str:
     done = ending(original, script)
     assert done.code == 0, done.output
     return done.output
@@ -79,54 +79,54 @@ def fields(status: str) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (s.partition(":") for s in status.split("\n"))}
 
 
-def test_twin_has_no_privilege_and_can_get_none(original: Process) -> None:
-    seen = fields(twin(original, "cat /proc/self/status"))
+def test_stand_in_has_no_privilege_and_can_get_none(original: Process) -> None:
+    seen = fields(stand_in(original, "cat /proc/self/status"))
     assert {seen[f"Cap{kind}"].strip("0") for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {""}
     assert seen["Uid"].split() == seen["Gid"].split() == ["65534"] * 4
     assert (seen["Groups"], seen["NoNewPrivs"]) == ("", "1")
     assert fields(plain("cat /proc/self/status"))["CapEff"].strip("0") != ""
 
 
-def test_twin_has_no_network_and_no_abstract_socket(original: Process) -> None:
+def test_stand_in_has_no_network_and_no_abstract_socket(original: Process) -> None:
     script = "cat /proc/net/dev | tail -n +3; cat /proc/net/unix | tail -n +2"
-    assert [line.split()[0] for line in twin(original, script).splitlines()] == ["lo:"]
+    assert [line.split()[0] for line in stand_in(original, script).splitlines()] == ["lo:"]
     assert len(plain(script).splitlines()) > 1
 
 
-def test_twin_finds_no_device_no_socket_and_no_temporary_file(
+def test_stand_in_finds_no_device_no_socket_and_no_temporary_file(
     original: Process, tmp_path: Path
 ) -> None:
-    script = "ls /dev /run /var/tmp; find /tmp -name 'test_twin*' 2>/dev/null; true"
-    assert set(twin(original, script).split()) <= {
+    script = "ls /dev /run /var/tmp; find /tmp -name 'test_stand_in*' 2>/dev/null; true"
+    assert set(stand_in(original, script).split()) <= {
         *("/dev:", "/run:", "/var/tmp:", "null", "zero", "random", "urandom", "mount")
     }
-    (tmp_path / "test_twin").touch()
+    (tmp_path / "test_stand_in").touch()
     assert len(plain(script).split()) > 20
 
 
-def test_twin_sees_no_other_process(original: Process) -> None:
+def test_stand_in_sees_no_other_process(original: Process) -> None:
     script = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'"
     mark = Path(sys.executable).name
-    assert mark not in twin(original, script)
+    assert mark not in stand_in(original, script)
     assert mark in plain(script)
 
 
-def test_twin_cannot_change_what_it_is_made_of(original: Process) -> None:
-    done = ending(original, ": >> /tmp/twin/libc.so.6")
+def test_stand_in_cannot_change_what_it_is_made_of(original: Process) -> None:
+    done = ending(original, ": >> /tmp/stand-in/libc.so.6")
     assert "Permission denied" in done.output
     assert done.code != 0
 
 
-def test_nothing_of_the_environment_gets_into_the_twin(
+def test_nothing_of_the_environment_gets_into_the_stand_in(
     original: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "y")
     assert VARIABLE in PROC.read(original.id.pid, "environ")
-    assert VARIABLE not in twin(original, "env; cat /proc/*/environ 2>/dev/null; true")
+    assert VARIABLE not in stand_in(original, "env; cat /proc/*/environ 2>/dev/null; true")
 
 
-def test_twin_gets_its_variables_arguments_and_input(original: Process) -> None:
-    done = run_twin(
+def test_stand_in_gets_its_variables_arguments_and_input(original: Process) -> None:
+    done = run_stand_in(
         PROC, original, ["-c", 'echo "$1 $A"; cat', "sh", "b c"], {"A": "a"}, text="in", timeout=60
     )
     assert done == Ending("b c a\nin", 0)
@@ -135,13 +135,15 @@ def test_twin_gets_its_variables_arguments_and_input(original: Process) -> None:
 # -- what it is made of ------------------------------------------------------------------------
 
 
-def test_twin_is_made_of_the_files_that_are_mapped(original: Process) -> None:
+def test_stand_in_is_made_of_the_files_that_are_mapped(original: Process) -> None:
     mapped = {
         line.split()[-1]
-        for line in twin(original, "while read l; do echo $l; done </proc/self/maps").splitlines()
+        for line in stand_in(
+            original, "while read l; do echo $l; done </proc/self/maps"
+        ).splitlines()
     }
     files = {Path(path) for path in mapped if path.startswith("/")}
-    assert {path.parent for path in files} == {Path("/tmp/twin")}
+    assert {path.parent for path in files} == {Path("/tmp/stand-in")}
     assert {path.name for path in files} >= {original.executable.name, "ld.so", "libc.so.6"}
 
 
@@ -154,7 +156,7 @@ def test_what_was_loaded_late_is_no_part_of_a_start() -> None:
         assert "libc.so.6" in before
 
 
-def test_statically_linked_program_has_no_twin() -> None:
+def test_statically_linked_program_has_no_stand_in() -> None:
     command = shutil.which("ldconfig", path="/sbin:/usr/sbin")
     if command is None:
         pytest.skip("no ldconfig")
@@ -168,7 +170,7 @@ def test_statically_linked_program_has_no_twin() -> None:
         os.close(reader)
 
 
-def test_process_that_ended_has_no_twin() -> None:
+def test_process_that_ended_has_no_stand_in() -> None:
     with shell() as process:
         pass
     with pytest.raises(VanishedError):
@@ -187,17 +189,17 @@ def test_ending_is_told_as_a_shell_tells_it(original: Process, script: str, code
 
 
 def test_what_is_written_is_heard_in_order(original: Process) -> None:
-    assert twin(original, "echo a; echo b >&2; echo c") == "a\nb\nc\n"
+    assert stand_in(original, "echo a; echo b >&2; echo c") == "a\nb\nc\n"
 
 
-def test_twin_that_does_not_end_is_ended_with_all_its_children(original: Process) -> None:
+def test_stand_in_that_does_not_end_is_ended_with_all_its_children(original: Process) -> None:
     mark = f"86400.{os.getpid()}1"
     done = ending(original, f"echo begun; sleep {mark} & sleep {mark}", timeout=5)
     assert done == Ending("begun\n", None)
     until(lambda: not sleeps(mark))
 
 
-def test_twin_dies_with_us_however_we_die(original: Process) -> None:
+def test_stand_in_dies_with_us_however_we_die(original: Process) -> None:
     mark = f"86400.{os.getpid()}2"
     mounts = Path("/proc/self/mountinfo").read_text()
     pid = os.fork()
@@ -215,6 +217,6 @@ def test_twin_dies_with_us_however_we_die(original: Process) -> None:
 
 def test_original_does_not_notice(original: Process) -> None:
     before = PROC.maps(original.id.pid)
-    twin(original, "true")
+    stand_in(original, "true")
     assert PROC.maps(original.id.pid) == before
     assert PROC.is_alive(original.id)
