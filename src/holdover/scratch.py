@@ -11,11 +11,11 @@ Source: unshare(1), setpriv(1), prlimit(1), core(5).
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdover.errors import CommandError, VanishedError
+from holdover.errors import CommandError, UnsupportedError, VanishedError
 from holdover.loaded import start_up
 from holdover.model import Process, ProcessId
 from holdover.procfs import ProcFs
@@ -97,7 +97,7 @@ def run_stand_in(
     """
     name = process.executable.name
     files = _files(proc, process.id, name)
-    room = sum(path.stat().st_size for path, _ in files) + _SPARE
+    room = _size(process.id, files) + _SPARE
     environment = (f"{key}={value}" for key, value in {**_ENVIRONMENT, **variables}.items())
     ended = watch(
         *(*_ISOLATED, str(room), *(word for path, to in files for word in (str(path), to)), "--"),
@@ -118,8 +118,20 @@ def run_stand_in(
 
 
 def _files(proc: ProcFs, process: ProcessId, name: str) -> tuple[tuple[Path, str], ...]:
-    """What to copy, and under which name."""
+    """What to copy, and under which name: root does it, so no name may lead elsewhere."""
     made_of = start_up(proc, process.pid)
-    libraries = ((path, soname) for soname, path in made_of.libraries)
+    libraries = tuple((path, soname) for soname, path in made_of.libraries)
+    odd = next(
+        (soname for _, soname in libraries if Path(soname).name != soname or soname == ".."), None
+    )
+    if odd is not None:
+        raise UnsupportedError(f"process {process.pid}: its library {odd!r} has no file name")
     own = ((proc.path(process.pid, "exe"), name), (made_of.loader, Path(_LOADER).name))
     return (*own, *libraries)
+
+
+def _size(process: ProcessId, files: Iterable[tuple[Path, str]]) -> int:
+    try:
+        return sum(path.stat().st_size for path, _ in files)
+    except FileNotFoundError as error:
+        raise VanishedError(f"process {process.pid} ended") from error

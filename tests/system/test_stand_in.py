@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in is made of what its original was made of, reaches nothing, and leaves nothing behind.
 
-The original is a shell, so that the stand-in can be asked what it sees; the same is asked of a shell
-that is no stand-in, which has to see it all.
+The original is a shell, so that the stand-in can be asked what it sees; the same is asked of a
+shell that is no stand-in, which has to see it all.
 """
 
 import fcntl
@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from system.scratch import Scratch, running, until
 
+from holdover import scratch
 from holdover.errors import HoldoverError, UnsupportedError, VanishedError
 from holdover.loaded import start_up
 from holdover.model import Process
@@ -168,6 +170,17 @@ def test_statically_linked_program_has_no_stand_in() -> None:
         with pytest.raises(UnsupportedError, match="loader"):
             ending(running(static.pid), "true")
         os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["../libc.so.6", "/etc/ld.so.cache", ".."])
+def test_library_whose_name_leads_elsewhere_is_copied_nowhere(
+    original: Process, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    found = start_up(PROC, original.id.pid)
+    odd = replace(found, libraries=((name, found.loader), *found.libraries))
+    monkeypatch.setattr(scratch, "start_up", lambda *_: odd)
+    with pytest.raises(UnsupportedError, match="no file name"):
+        ending(original, "true")
 
 
 def test_process_that_ended_has_no_stand_in() -> None:
