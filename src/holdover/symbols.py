@@ -10,13 +10,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdover.elf import DT_SYMTAB, SHN_UNDEF, ElfFile
+from holdover.elf import DT_RELA, DT_RELASZ, DT_SYMTAB, SHN_UNDEF, ElfFile
 from holdover.versions import VERSION_MASK, version_names
 
 __all__ = ["Wanted", "Symbols", "read_symbols"]
 
-DT_RELA, DT_RELASZ, DT_RELACOUNT = 7, 8, 0x6FFFFFF9
-DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 2, 23, 0x6FFFFFF0
+DT_RELACOUNT, DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 0x6FFFFFF9, 2, 23, 0x6FFFFFF0
 STB_LOCAL, STB_WEAK = 0, 2
 STT_SECTION, STT_FILE, STT_TLS = 3, 4, 6
 SHN_ABS = 0xFFF1
