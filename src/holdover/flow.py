@@ -135,9 +135,13 @@ class Holdover:
         self, pids: Collection[int] = (), *, installed: bool = False, late: bool = True
     ) -> Scan:
         self.progress("looking at processes")
-        where = (self.proc, self.programs, self.deliveries, self.store.views)
         self._late = self._late or LateLoads(self.proc, deep=self.deep)
-        return scan(*where, pids=pids, installed=installed, late=self._late if late else None)
+        foresee = self._late if late else None
+        return scan(*self._where, pids=pids, installed=installed, late=foresee)
+
+    @property
+    def _where(self) -> tuple[ProcFs, tuple[Program, ...], tuple[Delivery, ...], Path]:
+        return self.proc, self.programs, self.deliveries, self.store.views
 
     def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:
         """A delivery counts only if the process finds there what is held."""
@@ -213,7 +217,8 @@ class Holdover:
 
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now, and whether that would load."""
-        seen = self._scan([process.id.pid])
+        known = {process.executable_file: process.build}  # it is held open by the process
+        seen = scan(*self._where, pids=[process.id.pid], known=known, late=self._late)
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:

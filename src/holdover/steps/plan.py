@@ -260,12 +260,15 @@ class _Decision:
 
     def captures(self, touches: Touches) -> list[Capture]:
         """Installed builds that are about to be replaced: one may start while that happens."""
-        touched = (
+        touched = [
             installed
             for installed in self.scan.installed
             if any(map(touches, (installed.path, *installed.build.directories)))
-        )
-        # the executables of one source build share their modules: held once, they serve all
+        ]
+        running = {process.build.build_id for process in self.scan.processes}
+        # the executables of one source build share their modules: held once, they serve all; if one
+        # runs, what is held for it is the same, and is taken only once
+        touched.sort(key=lambda installed: installed.build.build_id in running)
         by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in touched}
         return [_capture_installed(installed) for installed in by_stamp.values()]
 
