@@ -12,7 +12,7 @@ elf/dl-lookup.c walks it.
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO
@@ -25,6 +25,7 @@ ET_EXEC, ET_DYN = 2, 3
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_PHDR = 1, 2, 3, 4, 6
 PF_X, PF_W, PF_R = 1, 2, 4
 DT_NULL, DT_NEEDED, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ = 0, 1, 4, 5, 6, 10
+DT_RELA, DT_RELASZ = 7, 8
 DT_SONAME, DT_RPATH, DT_RUNPATH = 14, 15, 29
 DT_GNU_HASH = 0x6FFFFEF5
 NT_GNU_BUILD_ID = 3
@@ -34,7 +35,7 @@ _HEADER = struct.Struct("<HHIQQQIHHHHHH")  # after e_ident
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
-_STRINGS = (4096, 1 << 20)  # PATH_MAX is enough for almost all, mangled names may be longer
+_MAX_STRING = 1 << 20  # mangled names may be long
 _PAGE = 4096
 
 # a sparse file may claim any size: more than this no real object has of each
@@ -45,6 +46,8 @@ _MAX_DYNAMIC = 1 << 16  # entries
 _MAX_TEXT = 1 << 20  # of all names that the dynamic section and the versions refer to
 _MAX_SYMBOLS = 1 << 20
 _MAX_CHAIN = 1 << 16  # symbols of one bucket of a hash table
+_MAX_STRINGS = 1 << 26  # bytes of the dynamic string table
+_MAX_PAGES = 1 << 10  # that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class ElfFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file  # kept, or it would be closed under us
         self._fd = file.fileno()
+        self._pages: dict[int, bytes] = {}
         self.size = os.fstat(self._fd).st_size
         ident = self.read(0, 16)
         if ident[:4] != b"\x7fELF":
@@ -122,10 +126,21 @@ class ElfFile:
             )
         if size > _MAX_READ:
             raise ElfError(f"{size} bytes at {offset:#x} are more than any real file has there")
-        data = os.pread(self._fd, size, offset)
+        page, start = divmod(offset, _PAGE)
+        if start + size <= _PAGE:  # tables are read entry by entry, a call for each is slow
+            data = self._page(page)[start : start + size]
+        else:
+            data = os.pread(self._fd, size, offset)
         if len(data) != size:
             raise ElfError("the file became shorter while it was read")
         return data
+
+    def _page(self, number: int) -> bytes:
+        if number not in self._pages:
+            if len(self._pages) == _MAX_PAGES:
+                self._pages.clear()  # tables that are scattered all over a file make no sense
+            self._pages[number] = os.pread(self._fd, _PAGE, number * _PAGE)
+        return self._pages[number]
 
     def read_at(self, address: int, size: int) -> bytes:
         """`size` bytes that will be at virtual `address` (relative to the load base)."""
@@ -137,24 +152,27 @@ class ElfFile:
                 return address - segment.address + segment.offset
         raise ElfError(f"address {address:#x} is not in the file")
 
-    def _string_at(self, index: int) -> str:
-        table, size = self.dynamic_value(DT_STRTAB), self.dynamic_value(DT_STRSZ)
-        if not 0 <= index < size:
+    def string(self, index: int) -> str:
+        """The dynamic string at `index`; names of symbols and versions are among them."""
+        table = self._strings
+        if not 0 <= index < len(table):
             raise ElfError(f"string {index:#x} is outside the string table")
-        for longest in _STRINGS:
-            raw = self.read_at(table + index, min(size - index, longest))
-            end = raw.find(b"\0")
-            if end >= 0:
-                return raw[:end].decode("utf-8", "surrogateescape")
-        raise ElfError(f"string {index:#x} has no end")
+        end = table.find(b"\0", index, index + _MAX_STRING)
+        if end < 0:
+            raise ElfError(f"string {index:#x} has no end")
+        return table[index:end].decode("utf-8", "surrogateescape")
+
+    @cached_property
+    def _strings(self) -> bytes:
+        size = self.dynamic_value(DT_STRSZ)
+        if size > _MAX_STRINGS:
+            raise ElfError(f"{size} bytes of strings are more than any real file has")
+        return self.read_at(self.dynamic_value(DT_STRTAB), size)
 
     def text(self, index: int) -> str:
-        """The string at `index` of the dynamic string table; raises `ElfError`.
-
-        For names that are few. They may overlap, so that a short table could hold a lot of them.
-        """
+        """The same for names that are few: they may overlap, and be too many all the same."""
         if index not in self._texts:
-            found = self._string_at(index)
+            found = self.string(index)
             self._text_left -= len(found)
             if self._text_left < 0:
                 raise ElfError(f"names of more than {_MAX_TEXT} characters")
@@ -169,12 +187,8 @@ class ElfFile:
         if count > _MAX_SEGMENTS:
             raise ElfError(f"{count} program headers are more than any real file has")
         table = self.read(offset, entry * count)
-        segments = tuple(
-            Segment(kind, flags, at, address, in_file, in_memory, align)
-            for kind, flags, at, address, _, in_file, in_memory, align in _SEGMENT.iter_unpack(
-                table
-            )
-        )
+        fields = _SEGMENT.iter_unpack(table)  # the physical address does not matter
+        segments = tuple(Segment(*entry[:4], *entry[5:]) for entry in fields)
         for kind, limit in ((PT_LOAD, self.size + count * _PAGE), (PT_NOTE, _MAX_NOTES)):
             total = sum(s.file_size for s in segments if s.type == kind)
             if total > limit:  # they overlap, to make us read the same again and again
@@ -229,8 +243,8 @@ class ElfFile:
         raise ElfError("the dynamic section has no end")
 
     @cached_property
-    def tags(self) -> dict[int, int]:
-        """The first value with each tag."""
+    def tags(self) -> Mapping[int, int]:
+        """The first value of each tag: what counts where there should be one."""
         return dict(reversed(self.dynamic))
 
     def dynamic_value(self, tag: int) -> int:
@@ -283,7 +297,7 @@ class ElfFile:
     def _symbol_at(self, index: int) -> Symbol:
         address = self.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
         name, _, _, section, value, size = _SYMBOL.unpack(self.read_at(address, _SYMBOL.size))
-        return Symbol(self._string_at(name), value, size, section != SHN_UNDEF)
+        return Symbol(self.string(name), value, size, section != SHN_UNDEF)
 
     def _hash_candidates(self, name: bytes) -> Iterator[int]:
         if DT_GNU_HASH in self.tags:
@@ -307,13 +321,12 @@ class ElfFile:
         raise ElfError("a chain of the hash table has no end")
 
     def _sysv_count(self) -> int:
-        count = self._number_at(self.dynamic_value(DT_HASH) + 4)
-        self._check_count(count)
-        return count
+        return self._checked(self._number_at(self.dynamic_value(DT_HASH) + 4))
 
-    def _check_count(self, count: int) -> None:
+    def _checked(self, count: int) -> int:
         if count * _SYMBOL.size > self.size or count > _MAX_SYMBOLS:
             raise ElfError(f"{count} symbols in a file of {self.size} bytes")
+        return count
 
     @cached_property
     def _gnu_table(self) -> tuple[int, tuple[int, ...], int]:
@@ -324,7 +337,7 @@ class ElfFile:
             raise ElfError(f"a hash table of {nbuckets} buckets in a file of {self.size} bytes")
         at = table + 16 + nbloom * 8
         buckets = struct.unpack(f"<{nbuckets}I", self.read_at(at, nbuckets * 4))
-        self._check_count(max(buckets, default=0))
+        self._checked(max(buckets, default=0))
         return first, buckets, at + nbuckets * 4
 
     def _gnu_hash_chain(self, wanted: int) -> Iterator[int]:

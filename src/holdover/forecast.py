@@ -81,8 +81,8 @@ def _problems(
     for missing in found.missing:
         if missing.name not in world.mapped and is_loaded(missing.needed_by):
             yield _not_found(missing, module)
-    loaded = dict.fromkeys([module, *(entry.library for entry in found.found)])
-    for library in filter(is_loaded, loaded):
+    loaded = {library.file: library for library in (module, *(e.library for e in found.found))}
+    for library in filter(is_loaded, loaded.values()):
         for file, version in library.requires:
             target = known.get(file)
             if target is not None and target.defines and version not in target.defines:

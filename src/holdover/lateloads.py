@@ -10,8 +10,9 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from holdover.dlopened import suggested_names
@@ -39,17 +40,22 @@ _NEVER_HELD = re.compile(r"libc\.so\.6|ld[-.].*|ld-linux.*")
 _COMPANION = re.compile(
     r"lib(?:anl|dl|m|mvec|nsl|nss_(?:compat|dns|files|hesiod)|pthread|resolv|rt|util)\.so\.\d+"
 )
-_Key = tuple[FileId, frozenset[FileId], tuple[Path, ...]]
+_Key = tuple[FileId, frozenset[FileId], tuple[Path, ...], int]
 
 
 class Sight:
     """The linker's view of one process, or of one that would be started now."""
 
-    def __init__(self, files: Libraries, system: System, world: World) -> None:
+    def __init__(
+        self, files: Libraries, system: System, world: World, root: Path = Path("/")
+    ) -> None:
+        """`root` is the process's own: what is mounted there may be mounted otherwise."""
         self.files = files
+        self.root = root
         self.system = system
         self.world = world
         self._forecasts: dict[Path, tuple[Library, Forecast] | None] = {}
+        self._noexec: dict[Path, bool] = {}
 
     def forecast(self, path: Path) -> tuple[Library, Forecast] | None:
         """For the module at `path`; None if there is no such object for this machine.
@@ -62,6 +68,43 @@ class Sight:
                 (module, forecast(module, self.files, self.system, self.world)) if module else None
             )
         return self._forecasts[path]
+
+    def started_with(self, seen: Forecast) -> Iterator[Found]:
+        """What the module needs of what the process has from its start, if it still lies on disk.
+
+        It is mapped, so this process needs it not; but held with the rest, one set serves all
+        executables of a source build, whatever each of them starts with.
+        """
+        for name in seen.order:
+            library = self.world.start_up.get(name)
+            there = library and self.files.library(library.path)
+            if library and there and there.file == library.file:
+                yield Found(name, there)
+
+    def noexec(self, paths: Iterable[Path]) -> str:
+        """Why the first of them that cannot be mapped as code cannot, or ""."""
+        for path in paths:
+            directory = path.parent
+            if directory not in self._noexec:
+                with suppress(OSError):  # not to be seen from it: that is said elsewhere
+                    flags = os.statvfs(f"{self.root}{directory}").f_flag
+                    self._noexec[directory] = bool(flags & os.ST_NOEXEC)
+            if self._noexec.get(directory):
+                return f"{directory} is mounted noexec"
+        return ""
+
+    @cached_property
+    def companions(self) -> tuple[Found, ...]:
+        """The rest of the process's glibc, if it still lies beside it."""
+        start_up, files = self.world.start_up, self.files
+        libc = start_up.get(_LIBC)
+        there = files.library(libc.path) if libc else None
+        if libc is None or there is None or there.file != libc.file:
+            return ()
+        beside = libc.path.parent
+        names = [name for name in files.names_in(beside) if _COMPANION.fullmatch(name)]
+        libraries = ((name, files.library(beside / name)) for name in names)
+        return tuple(Found(name, library) for name, library in libraries if library)
 
     def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
         """The modules, and all that comes with them."""
@@ -98,6 +141,7 @@ class LateLoads:
         self._files: dict[tuple[int, Path], Libraries] = {}
         self._sights: dict[_Key | Path, Sight] = {}
         self._late: dict[tuple[int, Path], LateLoad] = {}
+        self._origins: dict[Path, tuple[Path, str]] = {}
         self._distrusted: dict[Path, str] = {}
 
     def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
@@ -136,7 +180,8 @@ class LateLoads:
         if len(names) > _MAX_LIBRARY_PATH:
             raise MalformedError(f"its LD_LIBRARY_PATH names {len(names)} directories")
         library_path = tuple(Path(name) for name in names if name.startswith("/"))
-        key = (self.proc.file_of(pid, "exe"), frozenset(code), library_path)
+        executable, namespace = self.proc.file_of(pid, "exe"), self.proc.namespace(pid)
+        key = (executable, frozenset(code), library_path, namespace)
         if key not in self._sights:
             self._sights[key] = self._look(pid, code.values(), library_path)
         return self._sights[key]
@@ -147,7 +192,8 @@ class LateLoads:
             files = self._libraries(machine, ElfFile(file).interpreter)
         mapped = files.mapped(self.proc, pid, code)
         world = World(executable, start_up(executable, mapped), mapped)
-        return Sight(files, replace(files.system, library_path=library_path), world)
+        system = replace(files.system, library_path=library_path)
+        return Sight(files, system, world, self.proc.path(pid, "root"))
 
     def installed(self, path: Path) -> Sight:
         """One that is started from `path` now; raises `MalformedError` or `UnreadableError`."""
@@ -189,12 +235,13 @@ class LateLoads:
             if there is None:
                 return LateLoad(module.name, module.path, problem="it is not for this machine")
             library, seen = there
-            problem, other = seen.problem, False
+            problem, other = self._problem(sight, library, seen), False
             if self.deep and not problem:
                 problem, other = _undefined(sight, library, seen, siblings)
         except ElfError as error:
             return LateLoad(module.name, module.path, problem=error.message)
-        found = (*seen.closure.found, *seen.closure.named, *self._companions(sight))
+        found = (*seen.closure.found, *sight.started_with(seen), *seen.closure.named)
+        found = (*found, *sight.companions)
         needs, unheld = self._sorted_out(found)
         return LateLoad(module.name, module.path, problem, other, needs, seen.order, unheld)
 
@@ -212,10 +259,11 @@ class LateLoads:
             return (), ()
         library, seen = there
         mapped, found = sight.world.mapped, {f.name: f for f in seen.closure.found}
+        known = {f.library.soname: f for f in reversed(found.values())} | found
         steps = [
             Step(name, mapped[name].path, "mapped already")
             if name in mapped
-            else Step(name, found[name].library.path, found[name].why)
+            else Step(name, known[name].library.path, known[name].why)
             for name in seen.order
         ]
         objects = [library, *(f.library for f in found.values() if f.name not in mapped)]
@@ -223,17 +271,13 @@ class LateLoads:
         opened = [(name, who) for at in objects for name, who in _opened(sight, at, held)]
         return tuple(steps), tuple(dict.fromkeys(opened))
 
-    def _companions(self, sight: Sight) -> Iterator[Found]:
-        """The rest of the process's glibc, if it still lies beside it."""
-        libc = sight.world.start_up.get(_LIBC)
-        there = sight.files.library(libc.path) if libc else None
-        if libc is None or there is None or there.file != libc.file:
-            return
-        for name in sight.files.names_in(libc.path.parent):
-            if _COMPANION.fullmatch(name) and name not in sight.world.start_up:
-                library = sight.files.library(libc.path.parent / name)
-                if library is not None:
-                    yield Found(name, library)
+    def _problem(self, sight: Sight, module: Library, seen: Forecast) -> str:
+        missing = next((m.name for m in seen.closure.missing if m.name in seen.problem), None)
+        directory = missing and sight.files.unlisted(missing)
+        if directory:
+            return f"{seen.problem}; it lies in {directory}: run ldconfig"
+        new = (entry.library.path for entry in seen.closure.found)
+        return seen.problem or sight.noexec((module.path, *new))
 
     def _sorted_out(
         self, found: Iterable[Found]
@@ -242,16 +286,24 @@ class LateLoads:
         needs: dict[str, Needed] = {}
         unheld: dict[str, str] = {}
         for entry in found:
-            library, path = entry.library, Path(os.path.realpath(entry.library.path))
+            library = entry.library
             if _NEVER_HELD.fullmatch(entry.name) or entry.name in needs:
                 continue
+            path, problem = self._origin(library.path)
             if "/" in entry.name:
                 unheld[entry.name] = "it is asked for by its path"
-            elif problem := self._distrust(path):
+            elif problem:
                 unheld[entry.name] = problem
             else:
                 needs[entry.name] = Needed(entry.name, path, library.size, library.mtime_ns)
         return tuple(needs.values()), tuple(unheld.items())
+
+    def _origin(self, path: Path) -> tuple[Path, str]:
+        """The file behind all links, and why it may be another user's work, or ""."""
+        if path not in self._origins:  # many modules need the same libraries
+            real = Path(os.path.realpath(path))
+            self._origins[path] = real, self._distrust(real)
+        return self._origins[path]
 
     def _distrust(self, path: Path) -> str:
         """Why the file may be another user's work, or ""."""

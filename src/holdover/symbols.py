@@ -10,14 +10,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdover.elf import DT_STRSZ, DT_STRTAB, DT_SYMTAB, SHN_UNDEF, ElfFile
+from holdover.elf import DT_RELA, DT_RELASZ, DT_STRSZ, DT_SYMTAB, SHN_UNDEF, ElfFile
 from holdover.errors import ElfError
 from holdover.versions import VERSION_MASK, version_names
 
 __all__ = ["Wanted", "Symbols", "read_symbols"]
 
-DT_RELA, DT_RELASZ, DT_RELACOUNT = 7, 8, 0x6FFFFFF9
-DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 2, 23, 0x6FFFFFF0
+DT_RELACOUNT, DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 0x6FFFFFF9, 2, 23, 0x6FFFFFF0
 STB_LOCAL, STB_WEAK = 0, 2
 STT_TLS = 6
 SHN_ABS = 0xFFF1
@@ -90,9 +89,7 @@ class _Table:
         self.elf = elf
         self.versioned = DT_VERSYM in elf.tags
         self.versions = version_names(elf) if self.versioned else {}
-        size = elf.tags.get(DT_STRSZ, 0)
-        self.strings = _table(elf, elf.dynamic_value(DT_STRTAB), size) if size else b""
-        self.text_left = 4 * size  # names may overlap, and seldom do
+        self.text_left = 4 * elf.tags.get(DT_STRSZ, 0)  # names may overlap, and seldom do
 
     def wanted(self, index: int) -> Wanted | None:
         """The symbol, if it is not defined here and something breaks without it."""
@@ -137,10 +134,8 @@ class _Table:
         return _SYMBOL.unpack(self.elf.read_at(at, _SYMBOL.size))
 
     def _name(self, at: int) -> str:
-        end = self.strings.find(b"\0", at)
-        if end < 0:
-            raise ElfError(f"the name of a symbol at {at:#x} has no end")
-        self.text_left -= end - at
+        name = self.elf.string(at)
+        self.text_left -= len(name)
         if self.text_left < 0:
-            raise ElfError(f"names of symbols that overlap in {len(self.strings)} bytes")
-        return self.strings[at:end].decode("utf-8", "surrogateescape")
+            raise ElfError("the names of symbols overlap")
+        return name

@@ -54,11 +54,26 @@ def test_library_is_needed_as_what_its_links_lead_to(host: Host) -> None:
     assert (need.name, need.path) == ("libq.so.1", real)
 
 
-def test_what_came_with_the_executable_is_not_needed(host: Host) -> None:
+def test_what_came_with_the_executable_is_held_with_the_rest(host: Host) -> None:
+    """One set serves all executables of a source build, whatever each of them starts with."""
     libz = host.library("libz.so.1")
     host.executable = host.program("program", needed=["libz.so.1"])
     late = seen(host, host.module("m", "libz.so.1"), libz)
-    assert (late.needs, late.order) == ((), ("libz.so.1",))
+    assert ([need.name for need in late.needs], late.order) == (["libz.so.1"], ("libz.so.1",))
+
+
+def test_what_came_with_the_executable_and_was_replaced_is_not_held(host: Host) -> None:
+    path, kept = host.library("libz.so.1"), host.root / "kept"
+    kept.hardlink_to(path)
+    host.executable = host.program("program", needed=["libz.so.1"])
+    host.process(PID, kept)
+    maps = host.proc.path(PID, "maps")
+    maps.write_text(maps.read_text().replace(str(kept), f"{path} (deleted)"))
+    path.unlink()
+    host.library("libz.so.1")
+    late = host.late_loads()
+    (found,) = late.of(late.process(PID), [host.module("m", "libz.so.1")])
+    assert (found.needs, found.problem) == ((), "")
 
 
 def test_what_was_loaded_since_is_needed_all_the_same(host: Host) -> None:
@@ -118,9 +133,8 @@ def libc(host: Host) -> Path:
 
 
 def test_companions_of_the_libc_in_the_process_are_needed(host: Host, libc: Path) -> None:
-    rt = host.root / "lib/librt.so.1"
-    late = seen(host, host.module("m"), libc, rt)
-    assert [need.name for need in late.needs] == COMPANIONS[:-1]
+    late = seen(host, host.module("m"), libc)
+    assert [need.name for need in late.needs] == COMPANIONS
 
 
 def test_companions_of_another_libc_are_not_needed(host: Host, libc: Path) -> None:
@@ -228,7 +242,7 @@ def test_process_that_is_started_now_has_what_its_executable_needs(host: Host, l
     host.library("librbd.so.1", "libc.so.6", "libm.so.6")
     (found,) = late.of(late.installed(host.executable), [host.module("m", "librbd.so.1")])
     assert found.problem == ""
-    assert [n.name for n in found.needs] == ["librbd.so.1", *COMPANIONS[:-1]]
+    assert [n.name for n in found.needs] == ["librbd.so.1", *COMPANIONS]
 
 
 # -- the way ---------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_sparse_file_with_more_than_any_real_one_has_is_refused_unread(
     size, far = 2**40, 2**41
     whole = RawSegment(elf_images.PT_LOAD, elf_images.PF_R, 0, far, size, size)
     wrong = [(start, far), (length, 2**31)]
-    content = bytes(Image(undefined=["a"], extra_dynamic=wrong, extra_segments=[whole]))
+    content = bytes(Image(defined=["a"], extra_dynamic=wrong, extra_segments=[whole]))
     for tag in (elf_images.DT_STRTAB, elf_images.DT_STRSZ):  # the first of each counts
         if tag in (start, length):
             content = content.replace(struct.pack("<Q", tag), struct.pack("<Q", 0x77), 1)
