@@ -35,19 +35,18 @@ _HEADER = struct.Struct("<HHIQQQIHHHHHH")  # after e_ident
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
-_MAX_STRING = 1 << 20  # mangled names may be long
+_STRINGS = (4096, 1 << 20)  # PATH_MAX is enough for almost all, mangled names may be longer
 _PAGE = 4096
 
 # a sparse file may claim any size: more than this no real object has of each
 _MAX_READ = 1 << 28
 _MAX_SEGMENTS = 1024
 _MAX_NOTES = 1 << 20
-_MAX_DYNAMIC = 1 << 16  # entries
+_MAX_DYNAMIC = 1 << 14  # entries
 _MAX_TEXT = 1 << 20  # of all names that the dynamic section and the versions refer to
 _MAX_SYMBOLS = 1 << 20
 _MAX_CHAIN = 1 << 16  # symbols of one bucket of a hash table
-_MAX_STRINGS = 1 << 26  # bytes of the dynamic string table
-_MAX_PAGES = 1 << 10  # that are kept
+_MAX_KEPT = 1 << 18  # bytes of pages, and of strings: many objects may be open at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +136,8 @@ class ElfFile:
 
     def _page(self, number: int) -> bytes:
         if number not in self._pages:
-            if len(self._pages) == _MAX_PAGES:
-                self._pages.clear()  # tables that are scattered all over a file make no sense
+            if len(self._pages) * _PAGE >= _MAX_KEPT:
+                self._pages.clear()
             self._pages[number] = os.pread(self._fd, _PAGE, number * _PAGE)
         return self._pages[number]
 
@@ -154,20 +153,22 @@ class ElfFile:
 
     def string(self, index: int) -> str:
         """The dynamic string at `index`; names of symbols and versions are among them."""
-        table = self._strings
-        if not 0 <= index < len(table):
+        kept = self._strings
+        if 0 <= index < len(kept) and (end := kept.find(b"\0", index)) >= 0:
+            return kept[index:end].decode("utf-8", "surrogateescape")
+        table, size = self.dynamic_value(DT_STRTAB), self.dynamic_value(DT_STRSZ)
+        if not 0 <= index < size:
             raise ElfError(f"string {index:#x} is outside the string table")
-        end = table.find(b"\0", index, index + _MAX_STRING)
-        if end < 0:
-            raise ElfError(f"string {index:#x} has no end")
-        return table[index:end].decode("utf-8", "surrogateescape")
+        for longest in _STRINGS:
+            raw = self.read_at(table + index, min(size - index, longest))
+            if (end := raw.find(b"\0")) >= 0:
+                return raw[:end].decode("utf-8", "surrogateescape")
+        raise ElfError(f"string {index:#x} has no end")
 
     @cached_property
     def _strings(self) -> bytes:
-        size = self.dynamic_value(DT_STRSZ)
-        if size > _MAX_STRINGS:
-            raise ElfError(f"{size} bytes of strings are more than any real file has")
-        return self.read_at(self.dynamic_value(DT_STRTAB), size)
+        table, size = self.dynamic_value(DT_STRTAB), self.dynamic_value(DT_STRSZ)
+        return self.read_at(table, size) if size <= _MAX_KEPT else b""
 
     def text(self, index: int) -> str:
         """The same for names that are few: they may overlap, and be too many all the same."""
@@ -186,9 +187,8 @@ class ElfFile:
             raise ElfError(f"program headers of {entry} bytes")
         if count > _MAX_SEGMENTS:
             raise ElfError(f"{count} program headers are more than any real file has")
-        table = self.read(offset, entry * count)
-        fields = _SEGMENT.iter_unpack(table)  # the physical address does not matter
-        segments = tuple(Segment(*entry[:4], *entry[5:]) for entry in fields)
+        table = _SEGMENT.iter_unpack(self.read(offset, entry * count))
+        segments = tuple(Segment(*fields[:4], *fields[5:]) for fields in table)
         for kind, limit in ((PT_LOAD, self.size + count * _PAGE), (PT_NOTE, _MAX_NOTES)):
             total = sum(s.file_size for s in segments if s.type == kind)
             if total > limit:  # they overlap, to make us read the same again and again

@@ -474,6 +474,25 @@ def test_names_are_told_as_they_are(name: str) -> None:
     assert (elf.needed, elf.soname, elf.runpath) == ((name,), name, name)
 
 
+@pytest.mark.parametrize("filling", [0, 2**18, 2**19])
+def test_strings_are_read_whatever_the_length_of_their_table(filling: int) -> None:
+    """Long tables are not kept: many objects may be open at once."""
+    elf = read(Image(soname="x" * filling, needed=["liba.so", "y" * 5000], defined=["init"]))
+    assert elf.needed == ("liba.so", "y" * 5000)
+    assert (len(elf.soname), list(elf.defined_names())) == (filling, ["init"])
+
+
+def test_object_whose_tables_are_all_over_the_place_keeps_little(tmp_path: Path) -> None:
+    elf = in_sparse_file(tmp_path, 0x77, b"")
+    tracemalloc.start()
+    try:
+        for page in range(2000):
+            elf.read(page * 4096, 8)
+        assert tracemalloc.get_traced_memory()[0] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_empty_name_is_one_too() -> None:
     assert read(Image(extra_dynamic=[(elf_images.DT_NEEDED, 0)])).needed == ("",)
 
