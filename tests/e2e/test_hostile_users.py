@@ -55,6 +55,22 @@ def test_what_a_user_chose_is_not_even_opened(lab: Lab, kind: str) -> None:
     assert lab.status(victim.pid)["state"] == "protected"
 
 
+@pytest.mark.parametrize("place", ["/srv/own/libcurl-gnutls.so.4", "/srv/device"])
+def test_what_lies_where_a_user_looks_for_libraries_is_not_even_opened(
+    lab: Lab, place: str
+) -> None:
+    lab.root.run("install", "-d", "-o", "65534", "/srv/own")
+    os.mkfifo(lab.path(place))  # stands for a device as well, as above
+    if place == "/srv/device":
+        lab.path("/srv/own/libcurl-gnutls.so.4").symlink_to(place)
+    wrapper = ("env", "LD_LIBRARY_PATH=/srv/own", *USER)
+    hostile = Guest.start(lab.root, "hostile", wrapper=wrapper)
+    victim = Guest.start(lab.root, "victim")
+    lab.run("timeout", "10", "holdover", "protect")
+    assert lab.status(victim.pid)["state"] == "protected"
+    assert "libcurl-gnutls.so.4 is no regular file" in lab.status(hostile.pid)["reason"]
+
+
 def test_module_that_others_can_write_is_not_held(lab: Lab) -> None:
     lab.path(f"{MODULES}/block-curl.so").chmod(0o666)
     guest = Guest.start(lab.root, "guest")
