@@ -21,6 +21,7 @@ from holdover.elf import (
     DT_RUNPATH,
     DT_STRSZ,
     DT_STRTAB,
+    ET_DYN,
     PF_R,
     PF_W,
     PT_DYNAMIC,
@@ -72,9 +73,12 @@ def rewrite(file: BinaryIO, rpath: str, needed: Iterable[str]) -> bytes:
     """The module with DT_RPATH `rpath` (any other path dropped) and `needed` appended.
 
     Names that it needs already are not repeated. Raises `ElfError` for whatever is no 64-bit
-    little-endian shared object with a dynamic section.
+    little-endian shared object with a dynamic section, `OtherMachineError` for 32-bit and
+    big-endian ones.
     """
     elf = ElfFile(file)
+    if elf.type != ET_DYN:
+        raise ElfError("an executable, no shared object")
     if len(elf.segments) + 1 >= PN_XNUM:
         raise ElfError(f"{len(elf.segments)} program headers leave no room for one more")
     out = bytearray(elf.read(0, elf.size))

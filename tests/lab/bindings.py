@@ -28,7 +28,7 @@ _MORE_DISKS = (
     {"driver": "dmg", "read-only": True, "file": {"driver": "null-co", "size": 4096}},
 )
 #: What only the start of a guest loads is also loaded to list it.
-_LISTS = (("-display", "help"), ("-audiodev", "help"))
+_LISTS = (("-display", "help"), ("-audiodev", "help"), ("-audio-help",))
 #: Where all modules of x86 are loaded: each has an accelerator of its own in some releases.
 _EXECUTABLES = ("/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-i386")
 
@@ -60,7 +60,8 @@ def traced(lab: Lab, name: str, directory: str, variable: str = "", *, now: bool
     wrapper = ["env", "LD_DEBUG=bindings,files", f"LD_DEBUG_OUTPUT=/tmp/{name}-linker"]
     wrapper += ["LD_BIND_NOW=1"] * now + [f"QEMU_MODULE_DIR={variable}"] * bool(variable)
     for executable in _EXECUTABLES:
-        guest = Guest.start(lab.root, name, wrapper=wrapper, binary=executable)
+        own_name = f"{name}-{Path(executable).name}"
+        guest = Guest.start(lab.root, own_name, wrapper=wrapper, binary=executable)
         for what in PROBES:
             guest.probe(what)
         for disk in _MORE_DISKS:
