@@ -2,9 +2,7 @@
 """Fixtures for systems that are thrown away, and the rule that not everything may be skipped."""
 
 import getpass
-import hashlib
 import os
-import shutil
 import signal
 import tempfile
 from collections import Counter
@@ -14,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from lab import BootedLab, Lab
+from lab.bases import base_directory
 from lab.booted import build_booted_base
+from lab.servers import SERVERS, DataServers, data_servers
 
 from holdover.demo import archive
 from holdover.demo.root import sweep
@@ -79,13 +79,17 @@ def stock(base: Path, scratch: Path) -> Iterator[Lab]:
 def booted_base(cache: Path) -> Path:
     sources = archive.debian_sources(archive.RELEASE)
     recipe = Path(__file__).with_name("lab") / "booted.py"
-    digest = hashlib.sha256(recipe.read_bytes() + repr(sources).encode()).hexdigest()[:12]
-    directory = cache / f"booted-{digest}"
-    for old in cache.glob("booted-*"):
-        if old.is_dir() and not old.name.startswith(directory.name):
-            shutil.rmtree(old)
+    directory = base_directory(cache, "booted", recipe.read_text() + repr(sources))
     build_booted_base(directory, sources)
     return directory
+
+
+@pytest.fixture(scope="session")
+def servers(cache: Path, scratch: Path) -> Iterator[DataServers]:
+    """Network disks for the guests of any other root; they serve from the first use on."""
+    servers_base = archive.prepare_base(cache, print, SERVERS)
+    with data_servers(servers_base, scratch) as made:
+        yield made
 
 
 @pytest.fixture

@@ -73,6 +73,8 @@ class Holdover:
     lock_timeout: float = 10.0
     """Seconds to wait for another holdover."""
     progress: Progress = _silent
+    deep: bool = False
+    """Look up every symbol when late loads are foreseen."""
     _late: LateLoads | None = field(default=None, init=False)
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
@@ -92,12 +94,12 @@ class Holdover:
         return tuple(self._verified(item, holdings) for item in items)
 
     def explain(self, pid: int) -> tuple[Scan, tuple[Item, ...], tuple[Explanation, ...]]:
-        """What a late load of each module would do in one process, every symbol looked up."""
-        self._late = LateLoads(self.proc, deep=True)
+        """What a late load of each module would do in one process, and how."""
         seen, items = self.status([pid])
+        late = self._late or LateLoads(self.proc)
         explained = [
             explain(
-                self._late,
+                late,
                 item,
                 prospects(item, seen.modules, self.store.holdings(), self.store.views),
             )
@@ -132,7 +134,7 @@ class Holdover:
     ) -> Scan:
         self.progress("looking at processes")
         where = (self.proc, self.programs, self.deliveries, self.store.views)
-        self._late = self._late or LateLoads(self.proc)
+        self._late = self._late or LateLoads(self.proc, deep=self.deep)
         return scan(*where, pids=pids, installed=installed, late=self._late if late else None)
 
     def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:

@@ -8,6 +8,7 @@ that have mapped the same. Nothing is loaded or executed.
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,17 +31,22 @@ _NEVER_HELD = re.compile(r"libc\.so\.6|ld[-.].*|ld-linux.*")
 _COMPANION = re.compile(
     r"lib(?:anl|dl|m|mvec|nsl|nss_(?:compat|dns|files|hesiod)|pthread|resolv|rt|util)\.so\.\d+"
 )
-_Key = tuple[FileId, frozenset[FileId], tuple[Path, ...]]
+_Key = tuple[FileId, frozenset[FileId], tuple[Path, ...], int]
 
 
 class Sight:
     """The linker's view of one process, or of one that would be started now."""
 
-    def __init__(self, files: Libraries, system: System, world: World) -> None:
+    def __init__(
+        self, files: Libraries, system: System, world: World, root: Path = Path("/")
+    ) -> None:
+        """`root` is the process's own: what is mounted there may be mounted otherwise."""
         self.files = files
+        self.root = root
         self.system = system
         self.world = world
         self._forecasts: dict[Path, tuple[Library, Forecast] | None] = {}
+        self._noexec: dict[Path, bool] = {}
 
     def forecast(self, path: Path) -> tuple[Library, Forecast] | None:
         """For the module at `path`; None if there is no such object for this machine.
@@ -53,6 +59,18 @@ class Sight:
                 (module, forecast(module, self.files, self.system, self.world)) if module else None
             )
         return self._forecasts[path]
+
+    def noexec(self, paths: Iterable[Path]) -> str:
+        """Why the first of them that cannot be mapped as code cannot, or ""."""
+        for path in paths:
+            directory = path.parent
+            if directory not in self._noexec:
+                with suppress(OSError):  # not to be seen from it: that is said elsewhere
+                    flags = os.statvfs(f"{self.root}{directory}").f_flag
+                    self._noexec[directory] = bool(flags & os.ST_NOEXEC)
+            if self._noexec.get(directory):
+                return f"{directory} is mounted noexec"
+        return ""
 
     def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
         """The modules, and all that comes with them."""
@@ -97,7 +115,8 @@ class LateLoads:
         library_path = tuple(
             Path(name) for name in re.split("[:;]", self.library_path(pid)) if name.startswith("/")
         )
-        key = (self.proc.file_of(pid, "exe"), frozenset(code), library_path)
+        executable, namespace = self.proc.file_of(pid, "exe"), self.proc.namespace(pid)
+        key = (executable, frozenset(code), library_path, namespace)
         if key not in self._sights:
             self._sights[key] = self._look(pid, code.values(), library_path)
         return self._sights[key]
@@ -108,7 +127,8 @@ class LateLoads:
             files = self._libraries(machine, ElfFile(file).interpreter)
         mapped = files.mapped(self.proc, pid, code)
         world = World(executable, start_up(executable, mapped), mapped)
-        return Sight(files, replace(files.system, library_path=library_path), world)
+        system = replace(files.system, library_path=library_path)
+        return Sight(files, system, world, self.proc.path(pid, "root"))
 
     def installed(self, path: Path) -> Sight:
         """One that is started from `path` now; raises `MalformedError` or `UnreadableError`."""
@@ -150,7 +170,7 @@ class LateLoads:
             if there is None:
                 return LateLoad(module.name, module.path, problem="it is not for this machine")
             library, seen = there
-            problem, other = seen.problem, False
+            problem, other = self._problem(sight, library, seen), False
             if self.deep and not problem:
                 problem, other = _undefined(sight, library, seen, siblings)
         except ElfError as error:
@@ -183,6 +203,14 @@ class LateLoads:
         held = {*mapped, *found, *sight.files.names_in(late.path.parent / "lib")}
         opened = [(name, who) for at in objects for name, who in _opened(sight, at, held)]
         return tuple(steps), tuple(dict.fromkeys(opened))
+
+    def _problem(self, sight: Sight, module: Library, seen: Forecast) -> str:
+        missing = next((m.name for m in seen.closure.missing if m.name in seen.problem), None)
+        directory = missing and sight.files.unlisted(missing)
+        if directory:
+            return f"{seen.problem}; it lies in {directory}: run ldconfig"
+        new = (entry.library.path for entry in seen.closure.found)
+        return seen.problem or sight.noexec((module.path, *new))
 
     def _companions(self, sight: Sight) -> Iterator[Found]:
         """The rest of the process's glibc, if it still lies beside it."""

@@ -5,9 +5,11 @@ Every file is read once, however many modules of however many processes need it.
 or executed.
 """
 
+import glob
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from holdover.elf import ElfFile
 from holdover.errors import ElfError, MalformedError, OtherMachineError, UnreadableError
 from holdover.hwcaps import hwcaps_directories
 from holdover.ldcache import parse_cache
+from holdover.ldconf import parse_conf
 from holdover.linker import Library, System
 from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id
@@ -27,6 +30,7 @@ from holdover.versions import defined_versions, needed_versions
 __all__ = ["Libraries", "read_library"]
 
 _CACHE = Path("/etc/ld.so.cache")
+_CONFIGURATION = Path("/etc/ld.so.conf")
 _DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]+/\0){2,}")  # as the loader has them
 
 
@@ -140,6 +144,27 @@ class Libraries:
             with self.open(library) as file:
                 self._symbols[library.file] = read_symbols(ElfFile(file))
         return self._symbols[library.file]
+
+    @cached_property
+    def _configured(self) -> tuple[Path, ...]:
+        """Directories that ldconfig looks into."""
+        found: list[str] = []
+        todo, seen = [str(_CONFIGURATION)], set()
+        while todo:
+            path = todo.pop(0)
+            if path in seen:
+                continue
+            seen.add(path)
+            with suppress(OSError):
+                directories, includes = parse_conf(Path(path).read_text(errors="replace"))
+                found += directories
+                for pattern in includes:
+                    todo += sorted(glob.glob(str(_CONFIGURATION.parent / pattern)))
+        return tuple(map(Path, found))
+
+    def unlisted(self, name: str) -> Path | None:
+        """A directory where the library lies, and only the cache does not know it yet."""
+        return next((at for at in self._configured if self.library(at / name)), None)
 
     @cached_property
     def system(self) -> System:

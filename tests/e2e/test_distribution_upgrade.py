@@ -12,8 +12,11 @@ from subprocess import CompletedProcess
 
 import pytest
 from lab import Lab
+from lab.disks import DISKS, read_late
 from lab.distributions import CROSSINGS
+from lab.image import IMAGE
 from lab.kinds import KINDS
+from lab.servers import DataServers
 
 from holdover.demo import archive
 from holdover.demo.guest import ATTACHED, PROBES, REFUSED, Guest
@@ -51,14 +54,18 @@ class Crossed:
         pytest.param("trixie-to-sid", marks=pytest.mark.distributions),
     ],
 )
-def crossed(request: pytest.FixtureRequest, cache: Path, scratch: Path) -> Iterator[Crossed]:
+def crossed(
+    request: pytest.FixtureRequest, cache: Path, scratch: Path, servers: DataServers
+) -> Iterator[Crossed]:
     crossing = CROSSINGS[request.param]
     own_base = archive.prepare_base(cache, print, crossing.recipe)
     python_from = request.getfixturevalue("base") if crossing.python_is_too_old else None
     with Lab.with_holdover(own_base, scratch, python_from) as lab:
         lab.root.run("holdover", "enable")
         offered = _offered(lab)
+        servers.introduce(lab.root)
         guests = {name: kind.start(lab.root, name) for name, kind in KINDS.items()}
+        guests["data"] = Guest.start(servers.join(lab.root), "data")
         twins = {what: Guest.start(lab.root, f"twin{n}") for n, what in enumerate((*LOST, "all"))}
         libc = _libc(lab)
         apt = lab.full_upgrade()
@@ -112,6 +119,11 @@ def test_protected_guest_loads_everything_twice(crossed: Crossed, kind: str) -> 
     seen = {what: guest.probe_twice(what) for what in crossed.offered}
     assert seen == dict.fromkeys(crossed.offered, WORKS_TWICE), guest.log
     assert guest.lives()
+
+
+@pytest.mark.parametrize("driver", DISKS)
+def test_protected_guest_reads_a_network_disk(crossed: Crossed, driver: str) -> None:
+    assert read_late(crossed.guests["data"], driver) == IMAGE
 
 
 @pytest.mark.parametrize("what", LOST)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from lab import BootedLab
-from lab.booted import IMAGE
+from lab.image import IMAGE
 
 from holdover.demo.root import install_holdover
 

@@ -17,20 +17,20 @@ then ends the lab and removes what the kernel does not: control groups and an em
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self, TypeVar
 
-__all__ = ["IMAGE", "BootedLab", "LabError", "build_booted_base"]
+from lab.bases import LabError, build_base
+from lab.image import IMAGE, WEB_SERVER, bytes_of_dump
+
+__all__ = ["BootedLab", "build_booted_base"]
 
 T = TypeVar("T")
 
@@ -51,9 +51,6 @@ OTHER_PACKAGES = (
     "python3",
     "python3-rich",
 )
-
-#: What the lab's network disk holds: every sector names itself.
-IMAGE = b"".join((b"sector %08d\n" % number).ljust(512, b".") for number in range(2048))
 
 BOOT_SECONDS = 60.0
 ENVIRONMENT = {
@@ -156,88 +153,10 @@ DISK = """
 </disk>
 """
 
-# Runs in the lab: QEMU's http driver insists on byte ranges, which Python's own server lacks.
-# The parent leaves when the port is open, which is how systemd knows that the service is ready.
-IMAGE_SERVER = r"""
-import http.server, os, re
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        first = int(asked[1]) if asked else 0
-        last = min(int(asked[2] or size) if asked else size, size - 1)
-        self.send_response(206 if asked else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(last + 1 - first))
-        if asked:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(image[first : last + 1])
-
-    do_HEAD = do_GET
-
-image = open("/srv/disk.img", "rb").read()
-size = len(image)
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-with open("/srv/port", "w") as file:
-    file.write(str(server.server_port))
-if os.fork() == 0:
-    server.serve_forever()
-"""
-
-
-class LabError(Exception):
-    """The lab itself failed: this says nothing about what is being tested."""
-
 
 def build_booted_base(directory: Path, sources: list[str]) -> None:
-    """Build the base at `directory`, unless it is there.
-
-    `sources` are one-line apt sources, with or without the leading "deb". Together they must
-    offer two builds of QEMU.
-    """
-    lines = [line if line.startswith("deb ") else f"deb {line}" for line in sources]
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory.with_name(f"{directory.name}.lock")) as lock:
-        if directory.exists():
-            return
-        unfinished = directory.with_name(f"{directory.name}.unfinished")
-        _remove_tree(unfinished)
-        _mmdebstrap(unfinished, lines, lock)
-        unfinished.rename(directory)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Hold a lock file. The descriptor is for children that may outlive a killed parent."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
-
-
-def _mmdebstrap(directory: Path, lines: list[str], lock: int) -> None:
-    packages = ",".join(OTHER_PACKAGES)
-    argv = ["mmdebstrap", "--variant=apt", "--mode=root", f"--include={packages}"]
-    argv += ["--aptopt=Acquire::Languages none", "--dpkgopt=force-unsafe-io"]
-    for part in ("doc", "locale", "man"):
-        argv.append(f"--dpkgopt=path-exclude=/usr/share/{part}/*")
-    # Keep apt's lists and the debs, so that the upgrade needs no network.
-    argv += [f"--customize-hook={BASE_HOOK}", "--skip=cleanup/apt"]
-    argv += ["--format=directory", "bookworm", str(directory), *lines]
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, pass_fds=[lock], check=False
-    )
-    if done.returncode:
-        _remove_tree(directory)
-        raise LabError(f"mmdebstrap failed ({done.returncode}):\n{done.stderr[-4000:]}")
-
-
-def _remove_tree(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
+    """Build the base at `directory`, unless it is there; the sources offer two builds of QEMU."""
+    build_base(directory, sources, OTHER_PACKAGES, BASE_HOOK)
 
 
 class BootedLab:
@@ -321,7 +240,7 @@ class BootedLab:
             text = log.read_bytes()[before:].decode(errors="replace")
             return text if re.search(r"^read .*\n", text, re.MULTILINE) else None
 
-        return _bytes_of_dump(self._wait_for("qemu-io's answer", answer))
+        return bytes_of_dump(self._wait_for("qemu-io's answer", answer))
 
     def domain_state_after(self, state: str, name: str) -> str:
         """What comes after `state`: libvirt notices the death of a guest a moment later."""
@@ -358,10 +277,10 @@ class BootedLab:
     def _image_port(self) -> int:
         """Start the image server; any free port, because labs share the host's loopback."""
         (self.root / "srv/disk.img").write_bytes(IMAGE)
-        (self.root / "srv/server.py").write_text(IMAGE_SERVER)
+        (self.root / "srv/server.py").write_text(WEB_SERVER)
         self.run(
             *("systemd-run", "--quiet", "--unit=image-server", "--property=Type=forking"),
-            *("python3", "/srv/server.py"),
+            *("python3", "/srv/server.py", "/srv", "0"),
         )
         return int((self.root / "srv/port").read_text())
 
@@ -411,15 +330,3 @@ class BootedLab:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _bytes_of_dump(text: str) -> bytes:
-    r"""The bytes in lines like "00000010:  2e 2e 2e ..  text".
-
-    >>> _bytes_of_dump("00000000:  73 65 0a  se.\nread 3/3 bytes at offset 0\n")
-    b'se\n'
-    """
-    if failed := re.search(r"^read failed.*", text, re.MULTILINE):
-        raise LabError(failed[0])
-    rows = re.findall(r"^[0-9a-f]{8,}:  ((?:[0-9a-f]{2} )+)", text, re.MULTILINE)
-    return bytes.fromhex("".join(rows))

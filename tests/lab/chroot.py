@@ -11,7 +11,7 @@ from typing import Any
 
 from holdover.demo.archive import QEMU_PACKAGES, qemu_builds
 from holdover.demo.root import ThrowawayRoot, install_holdover
-from lab.distributions import full_upgrade
+from lab.distributions import full_upgrade, turn_to_the_next
 from lab.python import install_with_python
 
 __all__ = ["Lab"]
@@ -88,6 +88,7 @@ class Lab:
 
     def full_upgrade(self) -> CompletedProcess[str]:
         """To the next release, if this is a copy of a `Crossing`'s base."""
+        turn_to_the_next(self.root)
         return full_upgrade(self.root)
 
     def _install(self, version: str) -> CompletedProcess[str]:

@@ -12,11 +12,18 @@ begins, apt knows of its own release only.
 from dataclasses import dataclass
 from subprocess import CompletedProcess
 
-from holdover.demo.archive import QEMU_PACKAGES, RELEASE, Recipe, Release, existing_sources
+from holdover.demo.archive import (
+    HOST_PACKAGES,
+    QEMU_PACKAGES,
+    RELEASE,
+    Recipe,
+    Release,
+    existing_sources,
+)
 from holdover.demo.root import ThrowawayRoot
 from holdover.flow import Progress
 
-__all__ = ["CROSSINGS", "Crossing", "full_upgrade"]
+__all__ = ["CROSSINGS", "Crossing", "full_upgrade", "turn_to_the_next"]
 
 _HOUR = 3600.0
 # qemu-system-gui is left out: its modules are loaded at the start or never, and it brings a desktop
@@ -72,9 +79,7 @@ class Crossing:
     @property
     def recipe(self) -> Recipe:
         # procps as on any real system: maintainer scripts look for guests with ps
-        return Recipe(
-            self.name, self.old, self.fill, ("python3", "python3-rich", "mount", "procps")
-        )
+        return Recipe(self.name, self.old, self.fill, (*HOST_PACKAGES, "procps"))
 
     def fill(self, root: ThrowawayRoot, progress: Progress) -> None:
         """QEMU installed; what the upgrade needs downloaded."""
@@ -99,8 +104,12 @@ CROSSINGS = {
 }
 
 
-def full_upgrade(root: ThrowawayRoot) -> CompletedProcess[str]:
-    """Upgrade a copy of a crossing's base to the next release, whatever apt's exit code."""
+def turn_to_the_next(root: ThrowawayRoot) -> None:
+    """Make apt of a copy of a crossing's base know the next release."""
     root.run("sh", "-c", _SWITCH, "sh", _NEXT_SOURCES, _NEXT_LISTS)
+
+
+def full_upgrade(root: ThrowawayRoot) -> CompletedProcess[str]:
+    """Upgrade to the next release what was turned to it, whatever apt's exit code."""
     apt = ("apt-get", "--yes", "--quiet", *_KEEP_CONFIGURATION, "full-upgrade")
     return root.run(*apt, check=False, timeout=_HOUR)

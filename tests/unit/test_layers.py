@@ -18,7 +18,7 @@ LAYERS = {
     "words": ("errors", "model"),
     "pure": (
         *("elf", "versions", "symbols", "dlopened", "rewrite"),
-        *("ldcache", "hwcaps", "linker", "forecast", "mounts", "search"),
+        *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),

@@ -19,7 +19,7 @@ ANSWERS = {"loaded": "is loaded", "loads": "would load", "blocked": "would fail"
 
 def run_explain(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        scan, items, explained = Holdover(progress=report).explain(options.pid)
+        scan, items, explained = Holdover(progress=report, deep=True).explain(options.pid)
     check_found([options.pid], [item.process.id.pid for item in items], scan.unreadable)
     wanted = _chosen(explained, options.name)
     if options.json:

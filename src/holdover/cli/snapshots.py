@@ -118,6 +118,9 @@ def _print_snapshot(holding: Holding, damage: str) -> None:
         print()
         rows = [(f.path, human_bytes(f.size), f.how, f.origin) for f in snapshot.files]
         print_table(("FILE", "SIZE", "HOW", "FROM"), rows)
+    if snapshot.unheld:
+        print()
+        print_table(("NOT HELD", "BECAUSE"), snapshot.unheld)
 
 
 def run_gc(options: Namespace) -> int:

@@ -18,7 +18,7 @@ BAD_STATES = (State.AT_RISK, State.POISONED)
 
 def run_status(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        holdover = Holdover(progress=report)
+        holdover = Holdover(progress=report, deep=options.verbose)
         scan, items = holdover.status(options.pid)
     if options.json:
         print_json(_status_json(holdover, scan, items))

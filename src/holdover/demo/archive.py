@@ -25,9 +25,11 @@ from holdover.flow import Progress
 from holdover.run import run
 
 __all__ = ["prepare_base", "Recipe", "Release", "RELEASE", "qemu_builds", "debian_sources"]
-__all__ += ["default_cache", "existing_sources", "QEMU_PACKAGES"]
+__all__ += ["default_cache", "existing_sources", "QEMU_PACKAGES", "HOST_PACKAGES"]
 
 QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-common", "qemu-block-extra")
+# what holdover needs, and what QEMU checks an https disk against
+HOST_PACKAGES = ("python3", "python3-rich", "mount", "ca-certificates")
 NEEDED_TOOLS = {"mmdebstrap": "mmdebstrap", "unshare": "util-linux", "nsenter": "util-linux"}
 _APT_HELPER = "/usr/lib/apt/apt-helper"
 _KEPT = 14 * 86400  # seconds; then the archive has moved on
@@ -61,7 +63,7 @@ class Recipe:
     """Of its directory, before the digest; no name may be another's with something behind it."""
     release: Release
     fill: Filling
-    packages: tuple[str, ...] = ("python3", "python3-rich", "mount")
+    packages: tuple[str, ...] = HOST_PACKAGES
 
 
 def default_cache() -> Path:
@@ -178,20 +180,22 @@ TWO_BUILDS = Recipe("chroot", RELEASE, _fill_with_two_builds)
 
 def qemu_builds(root: ThrowawayRoot) -> tuple[str, str]:
     """Versions of the oldest and the newest QEMU build that the archive offers at once."""
-    listed = root.run("apt-cache", "madison", QEMU_PACKAGES[0]).stdout.splitlines()
+    return builds(root, QEMU_PACKAGES[0])
+
+
+def builds(root: ThrowawayRoot, package: str) -> tuple[str, str]:
+    """Its oldest and its newest version; raises `CommandError` if there is only one."""
+    listed = root.run("apt-cache", "madison", package).stdout.splitlines()
     versions = {line.split("|")[1].strip() for line in listed}
 
     def compare(one: str, other: str) -> int:
-        return (
-            -1
-            if run("dpkg", "--compare-versions", one, "lt", other, check=False).returncode == 0
-            else 1
-        )
+        older = run("dpkg", "--compare-versions", one, "lt", other, check=False).returncode == 0
+        return -1 if older else 1
 
     ordered = sorted(versions, key=cmp_to_key(compare))
     if len(ordered) < 2:
         raise CommandError(
-            f"the archive offers only one QEMU build now: {ordered}",
+            f"the archive offers only one build of {package} now: {ordered}",
             hint="there is nothing to upgrade from or to; try again after the next update",
         )
     return ordered[0], ordered[-1]
