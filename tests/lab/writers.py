@@ -81,7 +81,7 @@ def facts(path: Path) -> tuple[str, str, str]:
 
 
 def ours(jobs: Sequence[Job]) -> list[float]:
-    return [_timed(lambda job=job: _ours(job)) for job in jobs]  # type: ignore[misc]
+    return [_timed(_ours, job) for job in jobs]
 
 
 def _ours(job: Job) -> None:
@@ -90,18 +90,15 @@ def _ours(job: Job) -> None:
 
 
 def patchelf(tool: str, *, calls: int) -> Writer:
-    def write(job: Job, added: list[str]) -> None:
-        add = [word for name in added for word in ("--add-needed", name)]
+    def write(job: Job) -> None:
+        add = [word for name in job.added for word in ("--add-needed", name)]
         path = ["--force-rpath", "--set-rpath", RPATH]
         words = [[*path, *add]] if calls == 1 else [path, add]
         shutil.copyfile(job.old, job.new)
         for options in filter(None, words):
             subprocess.run([tool, *options, job.new], check=True, capture_output=True)
 
-    def write_all(jobs: Sequence[Job]) -> list[float]:
-        return [_timed(lambda job=job: write(job, job.added)) for job in jobs]  # type: ignore[misc]
-
-    return write_all
+    return lambda jobs: [_timed(write, job) for job in jobs]
 
 
 def lief(python: str, how: str) -> Writer:
@@ -115,26 +112,28 @@ def lief(python: str, how: str) -> Writer:
     return write_all
 
 
-def _timed(call: Callable[[], None]) -> float:
+def _timed(write: Callable[[Job], None], job: Job) -> float:
     start = time.perf_counter()
-    call()
+    write(job)
     return time.perf_counter() - start
 
 
 def start_time(*command: str) -> float:
     """Milliseconds, the median of several."""
 
-    def call() -> None:
+    took = []
+    for _ in range(4 * ROUNDS):
+        start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
-
-    return statistics.median(_timed(call) for _ in range(4 * ROUNDS)) * 1000
+        took.append(time.perf_counter() - start)
+    return statistics.median(took) * 1000
 
 
 def complaints(path: Path) -> tuple[set[str], set[str]]:
     """Of readelf and of eu-elflint."""
     read = _said("readelf", "--all", "--wide", path)
     lint = _said("eu-elflint", "--gnu-ld", path)
-    return {line for line in read if "Warning" in line}, {line for line in lint if line}
+    return {line for line in read if line.startswith("readelf: ")}, {line for line in lint if line}
 
 
 def _said(*command: str | Path) -> list[str]:
