@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils elfutils
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-distributions check unit dist clean lab-packages
+.PHONY: demo test test-distributions bench check unit dist clean lab-packages
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
@@ -21,6 +21,10 @@ test: $(READY) lab-packages check
 
 test-distributions: $(READY) lab-packages
 	$(PYTEST) -m distributions $(PYTEST_OPTIONS)
+
+# figures beside those of neighbours; BENCH_OPTIONS=--json for programs
+bench: $(READY) lab-packages
+	@$(BIN)/python -m bench $(BENCH_OPTIONS)
 
 check: $(READY)
 	$(BIN)/ruff check .

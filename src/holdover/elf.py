@@ -11,7 +11,7 @@ elf/dl-lookup.c walks it.
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO
@@ -24,6 +24,7 @@ ET_EXEC, ET_DYN = 2, 3
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_PHDR = 1, 2, 3, 4, 6
 PF_X, PF_W, PF_R = 1, 2, 4
 DT_NULL, DT_NEEDED, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ = 0, 1, 4, 5, 6, 10
+DT_RELA, DT_RELASZ = 7, 8
 DT_SONAME, DT_RPATH, DT_RUNPATH = 14, 15, 29
 DT_GNU_HASH = 0x6FFFFEF5
 NT_GNU_BUILD_ID = 3
@@ -33,7 +34,7 @@ _HEADER = struct.Struct("<HHIQQQIHHHHHH")  # after e_ident
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
-_STRINGS = (4096, 1 << 20)  # PATH_MAX is enough for almost all, mangled names may be longer
+_MAX_STRING = 1 << 20  # mangled names may be long
 _MAX_NOTES = 1 << 20
 _MAX_READ = 1 << 28  # a sparse file may claim any size
 _PAGE = 4096
@@ -90,6 +91,7 @@ class ElfFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file  # kept, or it would be closed under us
         self._fd = file.fileno()
+        self._pages: dict[int, bytes] = {}
         self.size = os.fstat(self._fd).st_size
         ident = self.read(0, 16)
         if ident[:4] != b"\x7fELF":
@@ -112,10 +114,19 @@ class ElfFile:
             )
         if size > _MAX_READ:
             raise ElfError(f"{size} bytes at {offset:#x} are more than any real file has there")
-        data = os.pread(self._fd, size, offset)
+        page, start = divmod(offset, _PAGE)
+        if start + size <= _PAGE:  # tables are read entry by entry, a call for each is slow
+            data = self._page(page)[start : start + size]
+        else:
+            data = os.pread(self._fd, size, offset)
         if len(data) != size:
             raise ElfError("the file became shorter while it was read")
         return data
+
+    def _page(self, number: int) -> bytes:
+        if number not in self._pages:
+            self._pages[number] = os.pread(self._fd, _PAGE, number * _PAGE)
+        return self._pages[number]
 
     def read_at(self, address: int, size: int) -> bytes:
         """`size` bytes that will be at virtual `address` (relative to the load base)."""
@@ -127,16 +138,19 @@ class ElfFile:
                 return address - segment.address + segment.offset
         raise ElfError(f"address {address:#x} is not in the file")
 
-    def _string_at(self, index: int) -> str:
-        table, size = self.dynamic_value(DT_STRTAB), self.dynamic_value(DT_STRSZ)
-        if not 0 <= index < size:
+    def string(self, index: int) -> str:
+        """The dynamic string at `index`; names of symbols and versions are among them."""
+        table = self._strings
+        if not 0 <= index < len(table):
             raise ElfError(f"string {index:#x} is outside the string table")
-        for longest in _STRINGS:
-            raw = self.read_at(table + index, min(size - index, longest))
-            end = raw.find(b"\0")
-            if end >= 0:
-                return raw[:end].decode("utf-8", "surrogateescape")
-        raise ElfError(f"string {index:#x} has no end")
+        end = table.find(b"\0", index, index + _MAX_STRING)
+        if end < 0:
+            raise ElfError(f"string {index:#x} has no end")
+        return table[index:end].decode("utf-8", "surrogateescape")
+
+    @cached_property
+    def _strings(self) -> bytes:
+        return self.read_at(self.dynamic_value(DT_STRTAB), self.dynamic_value(DT_STRSZ))
 
     # -- segments ------------------------------------------------------------------------------
 
@@ -203,15 +217,19 @@ class ElfFile:
             entries.append((tag, value))
         raise ElfError("the dynamic section has no end")
 
+    @cached_property
+    def tags(self) -> Mapping[int, int]:
+        """The first value of each tag: what counts where there should be one."""
+        return dict(reversed(self.dynamic))
+
     def dynamic_value(self, tag: int) -> int:
         """The first value with this tag; raises `ElfError` if there is none."""
-        for found, value in self.dynamic:
-            if found == tag:
-                return value
-        raise ElfError(f"no dynamic entry {tag:#x}")
+        if tag not in self.tags:
+            raise ElfError(f"no dynamic entry {tag:#x}")
+        return self.tags[tag]
 
     def _dynamic_string(self, tag: int) -> str:
-        return next((self._string_at(v) for t, v in self.dynamic if t == tag), "")
+        return self.string(self.tags[tag]) if tag in self.tags else ""
 
     @property
     def soname(self) -> str:
@@ -231,7 +249,7 @@ class ElfFile:
     @cached_property
     def needed(self) -> tuple[str, ...]:
         """DT_NEEDED in file order."""
-        return tuple(self._string_at(value) for tag, value in self.dynamic if tag == DT_NEEDED)
+        return tuple(self.string(value) for tag, value in self.dynamic if tag == DT_NEEDED)
 
     # -- symbols -------------------------------------------------------------------------------
 
@@ -254,12 +272,12 @@ class ElfFile:
     def _symbol_at(self, index: int) -> Symbol:
         address = self.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
         name, _, _, section, value, size = _SYMBOL.unpack(self.read_at(address, _SYMBOL.size))
-        return Symbol(self._string_at(name), value, size, section != SHN_UNDEF)
+        return Symbol(self.string(name), value, size, section != SHN_UNDEF)
 
     def _hash_candidates(self, name: bytes) -> Iterator[int]:
-        if any(tag == DT_GNU_HASH for tag, _ in self.dynamic):
+        if DT_GNU_HASH in self.tags:
             return self._gnu_hash_chain(_gnu_hash(name))
-        if any(tag == DT_HASH for tag, _ in self.dynamic):
+        if DT_HASH in self.tags:
             return iter(range(self._sysv_count()))
         return iter(())  # a static executable offers nothing
 
@@ -299,9 +317,8 @@ class ElfFile:
     @cached_property
     def hashed_symbols(self) -> range:
         """Indices of the symbols that can be found by name; all that are offered are among them."""
-        tags = {tag for tag, _ in self.dynamic}
-        if DT_GNU_HASH not in tags:  # a static executable has neither
-            return range(self._sysv_count() if DT_HASH in tags else 0)
+        if DT_GNU_HASH not in self.tags:  # a static executable has neither
+            return range(self._sysv_count() if DT_HASH in self.tags else 0)
         first, buckets, chains = self._gnu_table
         index = max(buckets, default=0)
         if index < first:

@@ -75,6 +75,8 @@ class Holdover:
     progress: Progress = _silent
     deep: bool = False
     """Look up every symbol when late loads are foreseen."""
+    proven: dict[str, str] | None = field(default=None, init=False)
+    """What failed of each snapshot that was rehearsed; if not None, nothing else is delivered."""
     _late: LateLoads | None = field(default=None, init=False)
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
@@ -124,7 +126,7 @@ class Holdover:
         planned = plan(seen, holdings, *where, Aim.PROTECT, pending.concerns)
         late = self._late or LateLoads(self.proc)
         previews = (
-            preview(item, late, pending, self._program(item.process), holdings)
+            preview(item, late, pending, self.program_of(item.process), holdings)
             for item in planned.items
         )
         return tuple(previews), planned.unreadable
@@ -133,9 +135,13 @@ class Holdover:
         self, pids: Collection[int] = (), *, installed: bool = False, late: bool = True
     ) -> Scan:
         self.progress("looking at processes")
-        where = (self.proc, self.programs, self.deliveries, self.store.views)
         self._late = self._late or LateLoads(self.proc, deep=self.deep)
-        return scan(*where, pids=pids, installed=installed, late=self._late if late else None)
+        foresee = self._late if late else None
+        return scan(*self._where, pids=pids, installed=installed, late=foresee)
+
+    @property
+    def _where(self) -> tuple[ProcFs, tuple[Program, ...], tuple[Delivery, ...], Path]:
+        return self.proc, self.programs, self.deliveries, self.store.views
 
     def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:
         """A delivery counts only if the process finds there what is held."""
@@ -146,7 +152,7 @@ class Holdover:
         return replace(item, state=State.AT_RISK, reason=problem) if problem else item
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         """Be the one writer of a store whose leases name processes that we can see."""
         with self.store.writing(self.lock_timeout):
             self.store.claim(self.proc.namespace(self.proc.own_pid, "pid"))
@@ -162,7 +168,7 @@ class Holdover:
         transaction: ProcessId | None = None,
     ) -> Result:
         """Do what the plan says. With `transaction`, also hold what it is about to replace."""
-        with self._writing():
+        with self.writing():
             decided = self.plan(aim, pids, touches)
             self._taken.clear()
             self._read.clear()
@@ -190,7 +196,9 @@ class Holdover:
 
     def _deliver(self, item: Item, delivery: Delivery) -> Outcome:
         process = item.process
-        holding = self._snapshot(item.source)
+        holding = self.holding(item.source)
+        if holding.rehearsal_failure and holding.snapshot.id == item.snapshot:
+            raise RefusedError(f"what is on disk is no better: {item.reason}")
         self._check(holding, process, delivery)
         lease = Lease(process.id, holding.snapshot.id, process.name, str(delivery))
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
@@ -200,7 +208,7 @@ class Holdover:
             if self._look_again(process).snapshot != lease.snapshot:
                 self.store.drop_lease(lease)
             raise
-        self._drop_leases(process.id, but=lease)
+        self.drop_leases(process.id, but=lease)
         after = self._look_again(process)
         if after.snapshot != lease.snapshot:
             raise RefusedError(f"process {process.id.pid} does not see what was delivered to it")
@@ -208,16 +216,17 @@ class Holdover:
         return Outcome(process, after.state, after.reason, delivery, lease.snapshot, True, failed)
 
     def _look_again(self, process: Process) -> Item:
-        """What the process is pointed at now; the modules on disk are not read again."""
-        seen = self._scan([process.id.pid], late=False)
+        """What the process is pointed at now, and whether that would load."""
+        known = {process.executable_file: process.build}  # it is held open by the process
+        seen = scan(*self._where, pids=[process.id.pid], known=known, late=self._late)
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:
             raise VanishedError(f"process {process.id.pid} ended")
         return self._looked_at(seen)[0]
 
-    def _snapshot(self, source: str | Capture) -> Holding:
-        """The holding to deliver, captured now if it has to be."""
+    def holding(self, source: str | Capture) -> Holding:
+        """The holding to deliver, captured now if it has to be; the caller is the writer."""
         if isinstance(source, Capture):
             source = self._capture(source)
         return _holding(self.store.holdings(), source)
@@ -234,12 +243,20 @@ class Holdover:
             self._read[taken] = ""  # it was read a moment ago
         return self._taken[key]
 
-    def _check(self, holding: Holding, process: Process, delivery: Delivery) -> None:
+    def check_damage(self, holding: Holding) -> None:
+        """Read it all; raises `DamagedError` if it is not what was captured."""
         if holding.snapshot.id not in self._read:
             self._read[holding.snapshot.id] = self.store.damage(holding)
         damage = holding.damage or self._read[holding.snapshot.id]
         if damage:
             raise DamagedError(f"snapshot {holding.snapshot.id} is not used: {damage}")
+
+    def _check(self, holding: Holding, process: Process, delivery: Delivery) -> None:
+        self.check_damage(holding)
+        if self.proven is not None:
+            failure = self.proven.get(holding.snapshot.id, "this is another snapshot; try again")
+            if failure:
+                raise RefusedError(f"rehearsal: {failure}")
         if delivery is Delivery.ENVIRONMENT:
             hidden = verify(self.proc, process, holding, holding.view)
             if hidden:
@@ -247,7 +264,7 @@ class Holdover:
 
     def _point(self, process: Process, delivery: Delivery, holding: Holding) -> None:
         if delivery is Delivery.ENVIRONMENT:
-            variable = self._program(process).variable
+            variable = self.program_of(process).variable
             environment.deliver(self.proc, process, variable, holding.view)
         else:
             mount.deliver(self.proc, process, holding.view)
@@ -267,17 +284,17 @@ class Holdover:
 
         Raises `RefusedError` if the process would then find files of another build, unless forced.
         """
-        with self._writing():
+        with self.writing():
             items = self.status([pid])[1]
             if not items:
-                raise ProcessError(f"process {pid} is no program that holdover knows")
+                raise self.unknown(pid)
             item = items[0]
             if item.delivery is None:
                 return Outcome(item.process, item.state, "nothing was delivered to it")
             if not force:
                 self._check_release(item)
             self._take_back(item)
-            self._drop_leases(item.process.id)
+            self.drop_leases(item.process.id)
             after = self.status([pid])[1]
             if not after:
                 raise VanishedError(f"process {pid} ended")
@@ -298,25 +315,34 @@ class Holdover:
 
     def _take_back(self, item: Item) -> None:
         if item.delivery is Delivery.ENVIRONMENT:
-            environment.release(self.proc, item.process, self._program(item.process).variable)
+            environment.release(self.proc, item.process, self.program_of(item.process).variable)
         else:
             holding = _holding(self.store.holdings(), item.snapshot)
             mount.release(self.proc, item.process, holding.view)
 
     def collect(self, *, dry_run: bool = False, transaction: ProcessId | None = None) -> Collected:
         """Remove what nobody needs; the leases of `transaction` end here."""
-        with nullcontext() if dry_run else self._writing():
+        with nullcontext() if dry_run else self.writing():
             if transaction is not None:
-                self._drop_leases(transaction)
+                self.drop_leases(transaction)
             seen = self._scan(late=False)
             return collect(self.store, seen, self.proc.is_alive, dry_run=dry_run)
 
-    def _drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:
+    def drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:
+        """The process needs nothing any more (`but` one); the caller is the writer."""
         for lease in self.store.leases():
             if lease.process == process and lease != but:
                 self.store.drop_lease(lease)
 
-    def _program(self, process: Process) -> Program:
+    def unknown(self, pid: int) -> ProcessError:
+        """Why there is nothing to say about a process."""
+        unreadable = self._scan([pid], late=False).unreadable
+        if unreadable:
+            return UnreadableError(unreadable[0].reason)
+        return ProcessError(f"process {pid} is no program that holdover knows")
+
+    def program_of(self, process: Process) -> Program:
+        """The definition that it matched."""
         return next(p for p in self.programs if p.name == process.build.program)
 
 

@@ -72,8 +72,8 @@ def _problems(
     for missing in found.missing:
         if missing.name not in world.mapped:
             yield _not_found(missing, module)
-    loaded = dict.fromkeys([module, *(entry.library for entry in found.found)])
-    for library in loaded:
+    loaded = {library.file: library for library in (module, *(e.library for e in found.found))}
+    for library in loaded.values():
         if known.get(library.soname, library).file != library.file:
             continue  # another one is in the process, and wins
         for file, version in library.requires:

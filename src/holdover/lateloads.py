@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from holdover.dlopened import suggested_names
@@ -60,6 +61,18 @@ class Sight:
             )
         return self._forecasts[path]
 
+    def started_with(self, seen: Forecast) -> Iterator[Found]:
+        """What the module needs of what the process has from its start, if it still lies on disk.
+
+        It is mapped, so this process needs it not; but held with the rest, one set serves all
+        executables of a source build, whatever each of them starts with.
+        """
+        for name in seen.order:
+            library = self.world.start_up.get(name)
+            there = library and self.files.library(library.path)
+            if library and there and there.file == library.file:
+                yield Found(name, there)
+
     def noexec(self, paths: Iterable[Path]) -> str:
         """Why the first of them that cannot be mapped as code cannot, or ""."""
         for path in paths:
@@ -71,6 +84,19 @@ class Sight:
             if self._noexec.get(directory):
                 return f"{directory} is mounted noexec"
         return ""
+
+    @cached_property
+    def companions(self) -> tuple[Found, ...]:
+        """The rest of the process's glibc, if it still lies beside it."""
+        start_up, files = self.world.start_up, self.files
+        libc = start_up.get(_LIBC)
+        there = files.library(libc.path) if libc else None
+        if libc is None or there is None or there.file != libc.file:
+            return ()
+        beside = libc.path.parent
+        names = [name for name in files.names_in(beside) if _COMPANION.fullmatch(name)]
+        libraries = ((name, files.library(beside / name)) for name in names)
+        return tuple(Found(name, library) for name, library in libraries if library)
 
     def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
         """The modules, and all that comes with them."""
@@ -94,6 +120,7 @@ class LateLoads:
         self._files: dict[tuple[int, Path], Libraries] = {}
         self._sights: dict[_Key | Path, Sight] = {}
         self._late: dict[tuple[int, Path], LateLoad] = {}
+        self._origins: dict[Path, tuple[Path, str]] = {}
         self._distrusted: dict[Path, str] = {}
 
     def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
@@ -175,7 +202,8 @@ class LateLoads:
                 problem, other = _undefined(sight, library, seen, siblings)
         except ElfError as error:
             return LateLoad(module.name, module.path, problem=error.message)
-        found = (*seen.closure.found, *seen.closure.named, *self._companions(sight))
+        found = (*seen.closure.found, *sight.started_with(seen), *seen.closure.named)
+        found = (*found, *sight.companions)
         needs, unheld = self._sorted_out(found)
         return LateLoad(module.name, module.path, problem, other, needs, seen.order, unheld)
 
@@ -212,18 +240,6 @@ class LateLoads:
         new = (entry.library.path for entry in seen.closure.found)
         return seen.problem or sight.noexec((module.path, *new))
 
-    def _companions(self, sight: Sight) -> Iterator[Found]:
-        """The rest of the process's glibc, if it still lies beside it."""
-        libc = sight.world.start_up.get(_LIBC)
-        there = sight.files.library(libc.path) if libc else None
-        if libc is None or there is None or there.file != libc.file:
-            return
-        for name in sight.files.names_in(libc.path.parent):
-            if _COMPANION.fullmatch(name) and name not in sight.world.start_up:
-                library = sight.files.library(libc.path.parent / name)
-                if library is not None:
-                    yield Found(name, library)
-
     def _sorted_out(
         self, found: Iterable[Found]
     ) -> tuple[tuple[Needed, ...], tuple[tuple[str, str], ...]]:
@@ -231,16 +247,24 @@ class LateLoads:
         needs: dict[str, Needed] = {}
         unheld: dict[str, str] = {}
         for entry in found:
-            library, path = entry.library, Path(os.path.realpath(entry.library.path))
+            library = entry.library
             if _NEVER_HELD.fullmatch(entry.name) or entry.name in needs:
                 continue
+            path, problem = self._origin(library.path)
             if "/" in entry.name:
                 unheld[entry.name] = "it is asked for by its path"
-            elif problem := self._distrust(path):
+            elif problem:
                 unheld[entry.name] = problem
             else:
                 needs[entry.name] = Needed(entry.name, path, library.size, library.mtime_ns)
         return tuple(needs.values()), tuple(unheld.items())
+
+    def _origin(self, path: Path) -> tuple[Path, str]:
+        """The file behind all links, and why it may be another user's work, or ""."""
+        if path not in self._origins:  # many modules need the same libraries
+            real = Path(os.path.realpath(path))
+            self._origins[path] = real, self._distrust(real)
+        return self._origins[path]
 
     def _distrust(self, path: Path) -> str:
         """Why the file may be another user's work, or ""."""

@@ -12,18 +12,19 @@ import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from holdover.elf import ElfFile, Segment
-from holdover.errors import UnsupportedError
+from holdover.errors import ElfError, UnsupportedError
 from holdover.model import FileId
-from holdover.procfs import Mapping, ProcFs
+from holdover.procfs import DELETED, Mapping, ProcFs
 
-__all__ = ["Loaded", "executable", "libc", "start_up_libraries", "PAGE"]
+__all__ = ["Loaded", "StartUp", "executable", "libc", "start_up_libraries", "start_up", "PAGE"]
 
 PAGE = 4096
-_AT_NULL, _AT_ENTRY = 0, 9
+_AT_NULL, _AT_BASE, _AT_ENTRY = 0, 7, 9
 _E_ENTRY = 24  # offset of e_entry in the ELF header
 _LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
 _LOADER = re.compile(r"/ld[-.][^/]*$")
@@ -136,3 +137,71 @@ def _auxiliary(proc: ProcFs, pid: int) -> dict[int, int]:
     with proc.open(pid, "auxv") as file:
         data = file.read(PAGE)
     return dict(struct.iter_unpack("<QQ", data[: len(data) // 16 * 16]))
+
+
+@dataclass(frozen=True, slots=True)
+class StartUp:
+    """The files that a process was made of when it started, as paths that still lead to them."""
+
+    loader: Path
+    libraries: tuple[tuple[str, Path], ...]
+    """Each by the name that others need it by; the loader is not among them."""
+
+
+def start_up(proc: ProcFs, pid: int) -> StartUp:
+    """What a stand-in for the process has to be made of, even if all of it was replaced on disk.
+
+    Only what the executable needs, and what that needs: modules that were loaded late, and their
+    libraries, are no part of a start. Raises `UnsupportedError` if the mapped files do not show it.
+    """
+    maps = proc.maps(pid)
+    base = _auxiliary(proc, pid).get(_AT_BASE)
+    loader = next((m for m in maps if m.start == base and m.file.inode), None)
+    if loader is None:
+        raise UnsupportedError(f"process {pid}: its dynamic loader is not to be found in it")
+    mapped = _mapped_sonames(proc, pid, maps, loader.file)
+    with proc.open(pid, "exe") as file:
+        todo = list(ElfFile(file).needed)
+    found: dict[str, Path] = {}
+    for soname in todo:  # grows as it goes: breadth first, like the loader
+        if soname in found or _LOADER.search(f"/{soname}"):
+            continue
+        if len(mapped[soname]) != 1:
+            count = "more than once" if mapped[soname] else "not"
+            raise UnsupportedError(f"process {pid}: {soname}, which it needs, is {count} mapped")
+        found[soname], needed = mapped[soname][0]
+        todo.extend(needed)
+    return StartUp(_map_file(proc, pid, loader), tuple(found.items()))
+
+
+def _mapped_sonames(
+    proc: ProcFs, pid: int, maps: tuple[Mapping, ...], loader: FileId
+) -> dict[str, list[tuple[Path, tuple[str, ...]]]]:
+    """For each soname the mapped files that bear it, and what those need."""
+    by_soname: dict[str, list[tuple[Path, tuple[str, ...]]]] = defaultdict(list)
+    for mapping in _mapped_libraries(maps):
+        path = _map_file(proc, pid, mapping)
+        if mapping.file == loader or not path.is_file():
+            continue
+        with proc.open(pid, f"map_files/{path.name}") as file, suppress(ElfError):
+            elf = ElfFile(file)
+            by_soname[elf.soname or _file_name(mapping)].append((path, elf.needed))
+    return by_soname
+
+
+def _mapped_libraries(maps: tuple[Mapping, ...]) -> Iterator[Mapping]:
+    """One mapping of each file with code, or with a library's name: some hold nothing but data."""
+    seen = set()
+    for mapping in maps:
+        library = "x" in mapping.permissions or ".so" in _file_name(mapping)
+        if mapping.file.inode and library and mapping.file not in seen:
+            seen.add(mapping.file)
+            yield mapping
+
+
+def _file_name(mapping: Mapping) -> str:
+    return mapping.path.removesuffix(DELETED).rpartition("/")[2]
+
+
+def _map_file(proc: ProcFs, pid: int, mapping: Mapping) -> Path:
+    return proc.path(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")

@@ -274,6 +274,8 @@ class Holding:
     view_file: FileId | None
     damage: str = ""
     """What is no longer as it was captured; nothing is delivered from a damaged one."""
+    rehearsal_failure: str = ""
+    """Which of its modules did not load when that was last tried, and why."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

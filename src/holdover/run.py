@@ -9,10 +9,11 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from holdover.errors import CommandError
 
-__all__ = ["run", "background", "ENVIRONMENT"]
+__all__ = ["run", "watch", "Watched", "background", "ENVIRONMENT"]
 
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -52,6 +53,37 @@ def run(
         output = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise CommandError(f"failed with {done.returncode}: {_pastable(command)}", hint=output)
     return done
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a command wrote to stdout and stderr, in order, and how it ended."""
+
+    output: str
+    code: int | None
+    """None if its time was up."""
+
+
+def watch(*command: str, text: str, timeout: float) -> Watched:
+    """Run a command that may fail or hang; after `timeout` seconds it is killed.
+
+    Raises `CommandError` if it cannot be started.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=text.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(ENVIRONMENT),
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise CommandError(f"{command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        return Watched((error.output or b"").decode("utf-8", "replace"), None)
+    return Watched(done.stdout.decode("utf-8", "replace"), done.returncode)
 
 
 @contextmanager

@@ -8,7 +8,8 @@
     │   └── <name>.so                   decoys: one empty file under many names
     └── staging/<random>/               a view that is being made
     /var/lib/holdover/
-    └── snapshot/<id>.json              the manifest; its rename is the commit point
+    ├── snapshot/<id>.json              the manifest; its rename is the commit point
+    └── rehearsal/<id>.json             what did not load when it was last tried
     /run/holdover/
     ├── lock                            one writer at a time; readers take no lock
     └── lease/<pid>-<start time>-<id>   a live process needs snapshot <id>
@@ -40,6 +41,7 @@ from holdover.staging import Staging, file_digest
 __all__ = ["Store"]
 
 SCHEMA = "holdover.snapshot/1"
+RECORD = "holdover.rehearsal-record/1"
 _LOCK_POLL = 0.02  # seconds
 T = TypeVar("T")
 
@@ -65,6 +67,10 @@ class Store:
         return self.state / "snapshot"
 
     @property
+    def _rehearsals(self) -> Path:
+        return self.state / "rehearsal"
+
+    @property
     def _leases(self) -> Path:
         return self.run / "lease"
 
@@ -77,7 +83,7 @@ class Store:
         What a killed writer left behind is removed first.
         """
         with store_errors("prepare the store"):
-            for directory in (self.views, self._staging, self._manifests, self._leases):
+            for directory in self._directories:
                 directory.mkdir(parents=True, exist_ok=True)
             self._check_trust()
             lock = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -88,17 +94,13 @@ class Store:
         finally:
             os.close(lock)
 
+    @property
+    def _directories(self) -> tuple[Path, ...]:
+        return self.views, self._staging, self._manifests, self._rehearsals, self._leases
+
     def _check_trust(self) -> None:
         """Whoever can write here could put code into every guest."""
-        for directory in (
-            self.objects,
-            self.views,
-            self._staging,
-            self.state,
-            self._manifests,
-            self.run,
-            self._leases,
-        ):
+        for directory in (self.objects, self.state, self.run, *self._directories):
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
                 raise UntrustedError(f"{directory} is not a directory of this user")
@@ -113,9 +115,13 @@ class Store:
         with store_errors("clean the store"):
             for left in self._staging.iterdir():
                 _remove(left)
-            for half_written in (*self._manifests.glob(".*.new"), *self._leases.glob(".*.new")):
-                half_written.unlink()
+            for directory in (self._manifests, self._rehearsals, self._leases):
+                for half_written in directory.glob(".*.new"):
+                    half_written.unlink()
             needed = {path.stem for path in self._manifests.glob("*.json")}
+            for record in self._rehearsals.glob("*.json"):
+                if record.stem not in needed:
+                    record.unlink()
             needed |= {lease.snapshot for lease in self.leases()}  # its manifest may be lost
             for view in self.views.iterdir():
                 if view.name not in needed:
@@ -163,8 +169,18 @@ class Store:
         with store_errors("remove a snapshot"):
             (self._manifests / f"{snapshot_id}.json").unlink()
             sync(self._manifests)
+            (self._rehearsals / f"{snapshot_id}.json").unlink(missing_ok=True)
             with suppress(FileNotFoundError):  # somebody was there before
                 shutil.rmtree(self.views / snapshot_id)
+
+    def record_rehearsal(self, snapshot_id: str, failure: str) -> None:
+        """Remember what did not load, until the snapshot is rehearsed again; "" forgets it."""
+        record = self._rehearsals / f"{snapshot_id}.json"
+        with store_errors("record a rehearsal"):
+            if failure:
+                write_atomically(record, json.dumps({"schema": RECORD, "failure": failure}))
+            else:
+                record.unlink(missing_ok=True)
 
     def claim(self, pid_namespace: int) -> None:
         """Raises `StoreError` if the leases name processes of another pid namespace.
@@ -219,9 +235,9 @@ class Store:
             found = view.stat()
         except FileNotFoundError:
             return Holding(snapshot, view, None, "its view is gone")
-        return Holding(
-            snapshot, view, FileId(found.st_dev, found.st_ino), _quick_damage(snapshot, view)
-        )
+        failure = _parse_record(self._rehearsals / manifest.name)
+        identity = FileId(found.st_dev, found.st_ino)
+        return Holding(snapshot, view, identity, _quick_damage(snapshot, view), failure)
 
     def damage(self, holding: Holding) -> str:
         """What a full reading finds changed since the capture, or ""."""
@@ -302,6 +318,17 @@ def _parse_manifest(path: Path) -> Snapshot:
         return Snapshot(purpose=purpose, files=files, decoys=decoys, unheld=unheld, **data)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{path} is no manifest: {error!r}") from error
+
+
+def _parse_record(path: Path) -> str:
+    """What did not load when it was last tried; a record that cannot be read is no good news."""
+    try:
+        data = _read_json(path)
+        return str(data["failure"]) if data["schema"] == RECORD else "it was of another version"
+    except FileNotFoundError:
+        return ""
+    except (DamagedError, KeyError):
+        return "its record cannot be read"
 
 
 def _unknown_snapshot(snapshot_id: str) -> Snapshot:

@@ -10,14 +10,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdover.elf import DT_STRSZ, DT_STRTAB, DT_SYMTAB, SHN_UNDEF, ElfFile
-from holdover.errors import ElfError
+from holdover.elf import DT_RELA, DT_RELASZ, DT_SYMTAB, SHN_UNDEF, ElfFile
 from holdover.versions import VERSION_MASK, version_names
 
 __all__ = ["Wanted", "Symbols", "read_symbols"]
 
-DT_RELA, DT_RELASZ, DT_RELACOUNT = 7, 8, 0x6FFFFFF9
-DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 2, 23, 0x6FFFFFF0
+DT_RELACOUNT, DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 0x6FFFFFF9, 2, 23, 0x6FFFFFF0
 STB_LOCAL, STB_WEAK = 0, 2
 STT_SECTION, STT_FILE, STT_TLS = 3, 4, 6
 SHN_ABS = 0xFFF1
@@ -62,8 +60,7 @@ def read_symbols(elf: ElfFile) -> Symbols:
 
 def _relocated(elf: ElfFile) -> Iterator[int]:
     """Indices of symbols that relocations name, each once."""
-    tags = dict(reversed(elf.dynamic))  # the first of each counts
-    seen = {0}
+    tags, seen = elf.tags, {0}
     for start, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
         if start not in tags:
             continue
@@ -81,11 +78,8 @@ class _Table:
 
     def __init__(self, elf: ElfFile) -> None:
         self.elf = elf
-        self.tags = dict(reversed(elf.dynamic))
-        self.versioned = DT_VERSYM in self.tags
+        self.versioned = DT_VERSYM in elf.tags
         self.versions = version_names(elf) if self.versioned else {}
-        size = self.tags.get(DT_STRSZ, 0)
-        self.strings = elf.read_at(self.tags[DT_STRTAB], size) if size else b""
 
     def wanted(self, index: int) -> Wanted | None:
         """The symbol, if it is not defined here and something breaks without it."""
@@ -94,7 +88,7 @@ class _Table:
             return None
         version = self._version(index) & VERSION_MASK
         # 0 and 1 stand for no version; 1 is also the number of the object's own name
-        return Wanted(self._name(name), self.versions.get(version, "") if version > 1 else "")
+        return Wanted(self.elf.string(name), self.versions.get(version, "") if version > 1 else "")
 
     def offered(self) -> Iterator[str]:
         indices = self.elf.hashed_symbols
@@ -109,7 +103,7 @@ class _Table:
             absolute = section == SHN_ABS or info & 15 == STT_TLS
             if section == SHN_UNDEF or info >> 4 == STB_LOCAL or not (value or absolute):
                 continue
-            name = self._name(at)
+            name = self.elf.string(at)
             if not version & VERSYM_HIDDEN:
                 yield name
             index = version & VERSION_MASK
@@ -119,7 +113,7 @@ class _Table:
     def _versions_of(self, indices: range) -> tuple[int, ...]:
         if not self.versioned:
             return (0,) * len(indices)
-        at = self.tags[DT_VERSYM] + 2 * indices.start
+        at = self.elf.tags[DT_VERSYM] + 2 * indices.start
         return struct.unpack(f"<{len(indices)}H", self.elf.read_at(at, 2 * len(indices)))
 
     def _version(self, index: int) -> int:
@@ -128,9 +122,3 @@ class _Table:
     def _symbol(self, index: int) -> tuple[int, ...]:
         at = self.elf.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
         return _SYMBOL.unpack(self.elf.read_at(at, _SYMBOL.size))
-
-    def _name(self, at: int) -> str:
-        end = self.strings.find(b"\0", at)
-        if end < 0:
-            raise ElfError(f"the name of a symbol at {at:#x} has no end")
-        return self.strings[at:end].decode("utf-8", "surrogateescape")

@@ -8,7 +8,7 @@ elf/dl-version.c (_dl_check_map_versions).
 import struct
 from collections.abc import Iterator
 
-from holdover.elf import DT_STRSZ, DT_STRTAB, ElfFile
+from holdover.elf import ElfFile
 from holdover.errors import ElfError
 
 __all__ = ["needed_versions", "defined_versions", "version_names", "VERSION_MASK"]
@@ -48,38 +48,32 @@ def version_names(elf: ElfFile) -> dict[int, str]:
 
 
 def _needed(elf: ElfFile) -> Iterator[_Need]:
-    if not _has(elf, DT_VERNEED):
+    if DT_VERNEED not in elf.tags:
         return
-    text = _Strings(elf)
     at = elf.dynamic_value(DT_VERNEED)
     budget = elf.size // _NEEDED.size  # tables that run in circles come to an end
     for _ in range(_count(elf, DT_VERNEEDNUM)):
         _, count, file, first, following = _NEED.unpack(elf.read_at(at, _NEED.size))
-        entry = at + first
+        entry, name_of_file = at + first, elf.string(file)
         budget -= count
         if budget < 0:
             raise ElfError(f"more symbol versions than a file of {elf.size} bytes has room for")
         for _ in range(count):
             _, flags, index, name, step = _NEEDED.unpack(elf.read_at(entry, _NEEDED.size))
-            yield text.at(file), text.at(name), flags, index
+            yield name_of_file, elf.string(name), flags, index
             entry += step
         at += following
 
 
 def _defined(elf: ElfFile) -> Iterator[tuple[str, int]]:
-    if not _has(elf, DT_VERDEF):
+    if DT_VERDEF not in elf.tags:
         return
-    text = _Strings(elf)
     at = elf.dynamic_value(DT_VERDEF)
     for _ in range(_count(elf, DT_VERDEFNUM)):
         _, _, index, _, _, first, following = _DEFINITION.unpack(elf.read_at(at, _DEFINITION.size))
         name, _ = _NAME.unpack(elf.read_at(at + first, _NAME.size))
-        yield text.at(name), index
+        yield elf.string(name), index
         at += following
-
-
-def _has(elf: ElfFile, tag: int) -> bool:
-    return any(found == tag for found, _ in elf.dynamic)
 
 
 def _count(elf: ElfFile, tag: int) -> int:
@@ -87,16 +81,3 @@ def _count(elf: ElfFile, tag: int) -> int:
     if count * _NEED.size > elf.size:
         raise ElfError(f"{count} symbol versions in a file of {elf.size} bytes")
     return count
-
-
-class _Strings:
-    """The dynamic strings, read at once: version tables name many."""
-
-    def __init__(self, elf: ElfFile) -> None:
-        self.data = elf.read_at(elf.dynamic_value(DT_STRTAB), elf.dynamic_value(DT_STRSZ))
-
-    def at(self, index: int) -> str:
-        end = self.data.find(b"\0", index)
-        if end < 0:
-            raise ElfError(f"string {index:#x} has no end")
-        return self.data[index:end].decode("utf-8", "surrogateescape")

@@ -41,6 +41,8 @@ class Crossed:
     lab: Lab
     offered: tuple[str, ...]
     guests: dict[str, Guest]
+    mounted: Guest
+    """Protected by mount instead of its environment."""
     twins: dict[str, Guest]
     libc_before: str
     apt: CompletedProcess[str]
@@ -67,11 +69,13 @@ def crossed(
         guests = {name: kind.start(lab.root, name) for name, kind in KINDS.items()}
         guests["data"] = Guest.start(servers.join(lab.root), "data")
         twins = {what: Guest.start(lab.root, f"twin{n}") for n, what in enumerate((*LOST, "all"))}
+        mounted = Guest.start(lab.root, "mounted", wrapper=("unshare", "--mount"))
+        lab.root.run("holdover", "protect", "--delivery", "mount", str(mounted.pid))
         libc = _libc(lab)
         apt = lab.full_upgrade()
         for twin in twins.values():
             lab.root.run("holdover", "release", "--force", str(twin.pid))
-        yield Crossed(lab, offered, guests, twins, libc, apt)
+        yield Crossed(lab, offered, guests, mounted, twins, libc, apt)
 
 
 def _offered(lab: Lab) -> tuple[str, ...]:
@@ -126,6 +130,14 @@ def test_protected_guest_reads_a_network_disk(crossed: Crossed, driver: str) -> 
     assert read_late(crossed.guests["data"], driver) == IMAGE
 
 
+def test_guest_protected_by_mount_loads_everything_twice(crossed: Crossed) -> None:
+    guest = crossed.mounted
+    seen = {what: guest.probe_twice(what) for what in crossed.offered}
+    assert seen == dict.fromkeys(crossed.offered, WORKS_TWICE), guest.log
+    status = crossed.lab.status(guest.pid)
+    assert (status["state"], status["delivery"]) == ("protected", "mount")
+
+
 @pytest.mark.parametrize("what", LOST)
 def test_unprotected_twin_loses_its_disks(crossed: Crossed, what: str) -> None:
     assert ATTACHED not in crossed.twins[what].probe_twice(what)
@@ -154,7 +166,7 @@ def test_guest_of_the_new_release_is_current(crossed: Crossed) -> None:
 def test_nothing_is_held_when_the_last_guest_is_gone(crossed: Crossed) -> None:
     """The last test: it ends them all."""
     assert crossed.lab.held()
-    for guest in (*crossed.guests.values(), *crossed.twins.values()):
+    for guest in (*crossed.guests.values(), crossed.mounted, *crossed.twins.values()):
         guest.kill()
     crossed.lab.root.run("holdover", "gc")
     assert crossed.lab.held() == []

@@ -21,9 +21,10 @@ pytestmark = pytest.mark.e2e
 
 SCRIPT = Path(__file__).parents[1] / "lab/ldso.py"
 TAKE_AWAY = "cd /usr/lib/x86_64-linux-gnu && rm librados.so.2* libglib-2.0.so.0*"
+# never onto a file: what is below /usr shares its inode with the base of all labs
 TAKE_THE_NEXT = """
 cd /tmp && dpkg-deb --extract /var/cache/apt/archives/libcurl3*-gnutls_*.deb new
-cp new/usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4.* \
+cp --remove-destination new/usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4.* \
     "$(realpath /usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4)"
 """
 

@@ -21,6 +21,7 @@ from unit.elf_images import (
 )
 
 from holdover.builds import read_build, read_module_names, read_module_stamp
+from holdover.elf import DT_RELA, DT_RELASZ
 from holdover.errors import ElfError
 from holdover.model import Build
 from holdover.programs import load_programs
@@ -148,6 +149,15 @@ def test_parts_of_other_strings_are_no_names(string: str) -> None:
 @settings(deadline=None)
 def test_exactly_the_whole_strings_are_names(strings: list[str]) -> None:
     assert names_of(*strings) == set(strings) & {"block-a", "ui-b"}
+
+
+def test_relocations_are_not_searched_and_what_is_around_them_is() -> None:
+    inside = b"\0block-inside\0"
+    constants = b"block-before\0" + inside + b"block-behind"
+    at = BASE + bytes(Image(constants=constants)).index(inside)
+    image = Image(constants=constants, extra_dynamic=((DT_RELA, at), (DT_RELASZ, len(inside))))
+    with opened(bytes(image)) as file:
+        assert read_module_names(file, QEMU) == {"block-before", "block-behind"}
 
 
 # -- stamps of modules -----------------------------------------------------------------------------

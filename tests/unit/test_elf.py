@@ -268,6 +268,27 @@ def test_a_string_without_end_is_refused() -> None:
         _ = read(content).needed
 
 
+@given(st.integers(0, 3 * 4096), st.integers(0, 2 * 4096))
+def test_any_part_is_read_wherever_its_pages_end(offset: int, size: int) -> None:
+    content = bytes(FULL) + bytes(n * 7 % 251 for n in range(3 * 4096 - len(bytes(FULL))))
+    elf = read(content)
+    for _ in range(2):  # the second time from what was read before
+        if offset + size <= len(content):
+            assert elf.read(offset, size) == content[offset : offset + size]
+        else:
+            with pytest.raises(ElfError, match="truncated"):
+                elf.read(offset, size)
+
+
+def test_a_file_that_becomes_shorter_is_refused() -> None:
+    with opened(bytes(FULL) + bytes(4 * 4096)) as file:
+        elf = ElfFile(file)
+        file.truncate(2 * 4096)
+        for size in (16, 2 * 4096):
+            with pytest.raises(ElfError, match="shorter"):
+                elf.read(2 * 4096 - 8, size)
+
+
 # -- the cost of malformed files -------------------------------------------------------------------
 
 

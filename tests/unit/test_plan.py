@@ -48,6 +48,7 @@ WRONG = modules("block-curl", "block-rbd", stamp=OTHER_STAMP)
 HELD = holding(snapshot("qemu-held", [held_file("block-curl"), held_file("block-rbd")]))
 OTHERS = holding(snapshot("qemu-other", [held_file("block-curl")], other_build()), inode=901)
 DEFUSED = holding(snapshot("qemu-decoys", purpose=Purpose.DEFUSE), inode=902)
+UNPROVEN = replace(HELD, rehearsal_failure="block-rbd fails: no librbd")
 DAMAGED = replace(HELD, damage="block-rbd.so is gone")
 
 REPLACED = process(replaced=True)
@@ -176,6 +177,13 @@ def test_damaged_snapshot_protects_nobody(guest: Process) -> None:
     assert item.reason == "its snapshot qemu-held is damaged: block-rbd.so is gone"
 
 
+@pytest.mark.parametrize("guest", [POINTED, COVERED], ids=["environment", "mount"])
+def test_snapshot_that_failed_its_rehearsal_is_a_risk(guest: Process) -> None:
+    item = decided(guest, WRONG, UNPROVEN, aim=Aim.LOOK)
+    assert item.state is State.AT_RISK
+    assert item.reason == "rehearsal: block-rbd fails: no librbd"
+
+
 # -- what is done ------------------------------------------------------------------------------
 
 KINDS = {
@@ -203,6 +211,28 @@ def test_each_aim_serves_these_and_leaves_the_others_alone(aim: Aim, kind: str) 
     assert kind == "unsupported" or item.problem == ""
     assert (item.deliver is not None) == (kind in SERVED[aim])
     assert (item.source != "") == (kind in SERVED[aim])
+
+
+@pytest.mark.parametrize("aim", [Aim.PROTECT, Aim.CATCH_UP])
+def test_snapshot_that_failed_its_rehearsal_is_not_delivered_once_more(aim: Aim) -> None:
+    item = decided(POINTED, WRONG, UNPROVEN, aim=aim)
+    assert (item.deliver, item.source) == (None, "")
+    assert item.problem == "if that can be mended, `holdover rehearse 4711` afterwards"
+
+
+@pytest.mark.parametrize("guest", [POINTED, process()], ids=["pointed at it", "not yet"])
+def test_what_is_on_disk_may_be_better_than_a_snapshot_that_failed(guest: Process) -> None:
+    assert captured(decided(guest, OWN, UNPROVEN)) == {m.name: m.path for m in OWN}
+
+
+def test_snapshot_that_failed_its_rehearsal_is_better_than_none() -> None:
+    assert decided(REPLACED, WRONG, UNPROVEN).source == "qemu-held"
+
+
+def test_process_whose_snapshot_failed_its_rehearsal_can_be_defused() -> None:
+    item = decided(POINTED, WRONG, UNPROVEN, aim=Aim.DEFUSE)
+    assert isinstance(item.source, Capture)
+    assert item.source.purpose is Purpose.DEFUSE
 
 
 def test_snapshot_of_its_own_build_is_delivered() -> None:

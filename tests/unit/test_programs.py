@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The definition of QEMU, and definitions that make no sense."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,8 @@ def test_definitions_are_loaded_by_name_from_any_directory(tmp_path: Path) -> No
         changed("stamp = '", "stamp = '*"),
         changed("packages = [", "packages = 3 # ["),
         changed("guest = '", "guest = 5 # '"),
+        changed("[[rehearse]]", "# ").replace("[build]", "rehearse = 3\n[build]"),
+        changed("complaint = '", "complaint = 'x' # '"),
         changed("[build]", "build = 3\n[other]"),
     ],
 )
@@ -197,3 +200,91 @@ def test_any_text_is_a_definition_or_malformed(text: str) -> None:
 )
 def test_a_list_of_files_names_an_executable_or_not(files: str, is_there: bool) -> None:
     assert QEMU.is_among(files) is is_there
+
+
+# -- rehearsals --------------------------------------------------------------------------------
+
+SHARED = """
+[[rehearse]]
+arguments = {'one' = ["-a"], 't.*' = []}
+input = "text"
+[[rehearse]]
+arguments = {'two' = ["-b", "-c"]}
+"""
+
+
+def with_rehearsals(text: str) -> str:
+    return DEFINITION[: DEFINITION.index("# What only the start")] + text
+
+
+def test_run_has_arguments_for_each_kind_of_executable() -> None:
+    first, second = parse_program(with_rehearsals(SHARED)).rehearse
+    assert (first.input, second.input) == ("text", "")
+    assert [first.arguments_of(name) for name in ("one", "two", "three")] == [("-a",), (), ()]
+    assert second.arguments_of("two") == ("-b", "-c")
+
+
+@pytest.mark.parametrize("name", ["two.sh", "xtwo", "one", ""])
+def test_run_is_not_for_other_executables(name: str) -> None:
+    (_, run) = parse_program(with_rehearsals(SHARED)).rehearse
+    assert run.arguments_of(name) is None
+
+
+def test_definition_needs_no_rehearsal() -> None:
+    assert parse_program(with_rehearsals("")).rehearse == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[rehearse]",
+        "[[rehearse]]",
+        "[[rehearse]]\narguments = 3",
+        "[[rehearse]]\narguments = ['-a']",
+        "[[rehearse]]\narguments = {'x' = '-a'}",
+        "[[rehearse]]\narguments = {'x' = [3]}",
+        "[[rehearse]]\narguments = {'(' = []}",
+        "[[rehearse]]\narguments = {'' = []}",
+        "[[rehearse]]\narguments = {'x' = []}\ninput = 3",
+        "[[rehearse]]\narguments = {'x' = []}\ninput = ''",
+        "[[rehearse]]\narguments = {'x' = []}\nstdin = 'x'",
+    ],
+)
+def test_rehearsal_that_makes_no_sense_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedError, match="program definition"):
+        parse_program(with_rehearsals(text))
+
+
+@pytest.mark.parametrize("executable", ["qemu-system-x86_64", "qemu-kvm", "kvm"])
+def test_emulator_is_rehearsed_without_any_device(executable: str) -> None:
+    runs = [words for run in QEMU.rehearse if (words := run.arguments_of(executable)) is not None]
+    assert [words for words in runs if words[-1] != "help"] == [
+        runs[-1]
+    ], "only one run is a machine"
+    assert {"-nodefaults", "-no-user-config"} <= set(runs[-1])
+    assert runs[-1][runs[-1].index("-machine") + 1] == "none"
+
+
+@pytest.mark.parametrize("executable", ["qemu-storage-daemon", "qemu-nbd"])
+def test_every_executable_of_qemu_can_be_rehearsed(executable: str) -> None:
+    assert any(run.arguments_of(executable) is not None for run in QEMU.rehearse)
+
+
+def test_what_is_sent_to_a_monitor_is_json_and_ends_it() -> None:
+    for run in QEMU.rehearse:
+        commands = [json.loads(line)["execute"] for line in run.input.splitlines()]
+        assert commands[-1:] in ([], ["quit"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "failed to open module: why",
+        "Failed to open module: why",
+        "failed to initialize module: why",
+    ],
+)
+def test_complaint_of_every_qemu_is_understood(line: str) -> None:
+    found = QEMU.complaint.search(f'{{"error": {{"desc": "{line}"}}}}')
+    assert found is not None
+    assert found[1] == "why"

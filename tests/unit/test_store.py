@@ -654,9 +654,88 @@ def test_file_that_became_another_kind_is_damage(store: Store, origins: tuple[Pa
     assert store.holdings()[0].damage != ""
 
 
+# -- rehearsals --------------------------------------------------------------------------------
+
+
+def failure(store: Store) -> str:
+    (holding,) = store.holdings()
+    return holding.rehearsal_failure
+
+
+@pytest.fixture
+def failed(store: Store, origins: tuple[Path, ...]) -> Path:
+    """The record that the one snapshot failed its rehearsal."""
+    held(store, origins)
+    with store.writing(0):
+        store.record_rehearsal(ID, "block-rbd fails")
+    return store.state / "rehearsal" / f"{ID}.json"
+
+
+def test_failure_is_known_until_the_next_rehearsal(store: Store, failed: Path) -> None:
+    assert failure(store) == "block-rbd fails"
+    for text in ("block-curl fails", "", ""):
+        with store.writing(0):
+            store.record_rehearsal(ID, text)
+        assert failure(store) == text
+    assert not failed.exists()
+
+
+def test_snapshot_that_was_never_rehearsed_has_not_failed(
+    store: Store, origins: tuple[Path, ...]
+) -> None:
+    held(store, origins)
+    assert failure(store) == ""
+
+
+def test_failure_goes_with_its_snapshot(store: Store, failed: Path) -> None:
+    with store.writing(0):
+        store.remove(ID)
+    assert not failed.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": "x", "failure": "y"}'])
+def test_record_that_cannot_be_read_is_no_good_news(store: Store, failed: Path, text: str) -> None:
+    failed.write_text(text)
+    assert failure(store) != ""
+
+
+def test_writer_killed_while_it_removes_leaves_no_record_to_the_next(tmp_path: Path) -> None:
+    origins = write_modules(tmp_path / "modules", "block-rbd")
+    seen = set()
+
+    def prepare(store: Store) -> None:
+        held(store, origins)
+        with store.writing(0):
+            store.record_rehearsal(ID, "block-rbd fails")
+
+    def remove(store: Store) -> None:
+        with store.writing(0):
+            store.remove(ID)
+
+    for store in crashes(tmp_path, prepare, remove):
+        with store.writing(0):
+            left = {path.stem for path in (store.state / "rehearsal").iterdir()}
+        assert left == {holding.snapshot.id for holding in store.holdings()}
+        seen.add(len(left))
+        if left:
+            remove(store)
+    assert seen == {0, 1}
+
+
+def test_record_that_was_half_written_is_swept(store: Store, failed: Path) -> None:
+    half = failed.with_name(f".{failed.name}.new")
+    half.touch()
+    with store.writing(0):
+        assert not half.exists()
+    assert failure(store) == "block-rbd fails"
+
+
 # -- trust -------------------------------------------------------------------------------------
 
-PARTS = ("usr", "usr/view", "usr/staging", "var", "var/snapshot", "run", "run/lease")
+PARTS = (
+    *("usr", "usr/view", "usr/staging", "var", "var/snapshot", "var/rehearsal"),
+    *("run", "run/lease"),
+)
 
 
 @pytest.fixture

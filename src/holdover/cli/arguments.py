@@ -56,8 +56,15 @@ def _add_processes(commands: Commands) -> None:
     text = "hold the modules of live processes, and make these find them"
     protect = _add(commands, "protect", "protect", text)
     protect.add_argument("pid", nargs="*", type=_pid, help="only these processes")
-    protect.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
+    how = protect.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
+    text = "deliver only what loads in a scratch process, see `holdover rehearse`"
+    how.add_argument("--rehearse", action="store_true", help=text)
     protect.add_argument("--delivery", choices=["environment", "mount"], help="use only this one")
+
+    text = "late-load what is held for a process in a scratch process, to see that it works"
+    rehearse = _add(commands, "rehearse", "rehearse", text)
+    rehearse.add_argument("pid", type=_pid)
 
     release = _add(commands, "protect", "release", "take a delivery back")
     release.add_argument("pid", type=_pid)

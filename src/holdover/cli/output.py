@@ -24,6 +24,8 @@ COLOURS = {
     "ok": "green",
     "failed": "red",
     "loads": "green",
+    "fails": "red",
+    "untried": "yellow",
     "loaded": "green",
     "blocked": "red",
     "works": "green",

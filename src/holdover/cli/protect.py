@@ -8,6 +8,7 @@ from holdover.cli.output import print_json, print_table, process_columns, progre
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.flow import Holdover
 from holdover.model import Delivery, Item, Outcome, Plan
+from holdover.proving import protect_proven
 from holdover.steps.plan import Aim
 
 __all__ = ["run_protect", "run_defuse", "run_release"]
@@ -28,6 +29,8 @@ def _carry_out(options: Namespace, aim: Aim, delivery: str | None) -> int:
             holdover.deliveries = (Delivery(delivery),)
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
+        elif aim is Aim.PROTECT and options.rehearse:
+            result = protect_proven(holdover, options.pid)
         else:
             result = holdover.carry_out(aim, options.pid)
     if options.dry_run:

@@ -12,9 +12,31 @@ from typing import Any
 
 from holdover.errors import MalformedError
 
-__all__ = ["Program", "load_programs", "parse_program"]
+__all__ = ["Program", "Trial", "load_programs", "parse_program"]
 
 SCHEMA = "holdover.program/1"
+_SENSELESS = (
+    KeyError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    re.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A run that loads modules and ends by itself; each kind of executable has its arguments."""
+
+    arguments: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
+    input: str
+    """What it reads from stdin."""
+
+    def arguments_of(self, executable: str) -> tuple[str, ...] | None:
+        """For an executable of this file name; None if the run is not for it."""
+        return next((words for name, words in self.arguments if name.fullmatch(executable)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +53,8 @@ class Program:
     version: re.Pattern[bytes]
     directory: re.Pattern[bytes]
     modules: re.Pattern[bytes]
+    complaint: re.Pattern[str]
+    rehearse: tuple[Trial, ...]
 
     def runs(self, executable: str) -> bool:
         """Whether an executable with this path may be an instance."""
@@ -76,8 +100,10 @@ def parse_program(text: str) -> Program:
             version=_pattern(build["version"], groups=1),
             directory=_pattern(build["directory"], groups=1),
             modules=_pattern(build["modules"], groups=1),
+            complaint=_text_pattern(data["complaint"], groups=1),
+            rehearse=_trials(data.get("rehearse", [])),
         )
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
+    except _SENSELESS as error:
         raise MalformedError(f"a program definition makes no sense: {error!r}") from error
 
 
@@ -94,7 +120,26 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _pattern(value: object, *, groups: int = 0) -> re.Pattern[bytes]:
-    pattern = re.compile(_text(value).encode())
+    _text_pattern(value, groups=groups)
+    return re.compile(_text(value).encode())
+
+
+def _text_pattern(value: object, *, groups: int = 0) -> re.Pattern[str]:
+    pattern = re.compile(_text(value))
     if pattern.groups < groups:
         raise ValueError(f"{value!r} has no group")
     return pattern
+
+
+def _trials(value: object) -> tuple[Trial, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of rehearsals")
+    return tuple(_trial(entry) for entry in value)
+
+
+def _trial(entry: dict[str, Any]) -> Trial:
+    unknown = entry.keys() - {"arguments", "input"}
+    if unknown:
+        raise ValueError(f"a rehearsal has no {sorted(unknown)[0]!r}")
+    arguments = ((_text_pattern(key), _texts(words)) for key, words in entry["arguments"].items())
+    return Trial(tuple(arguments), _text(entry["input"]) if "input" in entry else "")

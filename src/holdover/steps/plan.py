@@ -31,6 +31,7 @@ from holdover.search import directories, first_found
 __all__ = ["Aim", "plan", "always", "files_of"]
 
 _LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
+_MEND = "if that can be mended, `holdover rehearse {}` afterwards"
 
 Touches = Callable[[Path], bool]
 """Whether a pending change of files concerns the file or what is in the directory."""
@@ -164,6 +165,15 @@ class _Decision:
             case _:
                 return False
 
+    def _failed_rehearsal(self, item: Item) -> bool:
+        """Whether that alone is wrong with what it is pointed at: more of the same is no help."""
+        held = next((h for h in self.holdings if h.snapshot.id == item.snapshot), None)
+        if held is None or not held.rehearsal_failure or self.aim is Aim.DEFUSE:
+            return False
+        if held.damage or _failing(item.process):
+            return False
+        return held.snapshot.build_id == item.process.build.build_id
+
     def _has_more_modules(self, item: Item) -> bool:
         """Some that were installed after it was protected; its view refuses them."""
         held = next(h for h in self.holdings if h.snapshot.id == item.snapshot)
@@ -174,6 +184,8 @@ class _Decision:
         process = item.process
         if item.state is State.UNSUPPORTED:
             return replace(item, problem="nothing can be done for it")
+        if self._failed_rehearsal(item) and (process.look_alike or not process.own):
+            return replace(item, problem=_MEND.format(process.id.pid))
         source, problem = self._source(item)
         if item.state is State.DEFUSED and not source:
             return item  # it stays as it is until its files turn up
@@ -191,7 +203,11 @@ class _Decision:
             reason = f"a late load of {_label(process)} must not kill it"
             return Capture(process.build, Purpose.DEFUSE, executable, (), reason), ""
         own, held = process.own, self._held(item)
-        if held is not None and (process.look_alike or _covers(held.snapshot, own)):
+        doubtful = (
+            held is not None and held.rehearsal_failure and own
+        )  # those on disk may do better
+        covered = held is not None and _covers(held.snapshot, own) and not doubtful
+        if held is not None and (process.look_alike or covered):
             return held.snapshot.id, ""
         if held is None and not own:
             held = self._sibling(process)
@@ -244,12 +260,15 @@ class _Decision:
 
     def captures(self, touches: Touches) -> list[Capture]:
         """Installed builds that are about to be replaced: one may start while that happens."""
-        touched = (
+        touched = [
             installed
             for installed in self.scan.installed
             if any(map(touches, (installed.path, *installed.build.directories)))
-        )
-        # the executables of one source build share their modules: held once, they serve all
+        ]
+        running = {process.build.build_id for process in self.scan.processes}
+        # the executables of one source build share their modules: held once, they serve all; if one
+        # runs, what is held for it is the same, and is taken only once
+        touched.sort(key=lambda installed: installed.build.build_id in running)
         by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in touched}
         return [_capture_installed(installed) for installed in by_stamp.values()]
 
@@ -322,6 +341,8 @@ def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
         return State.DEFUSED, "late loads are refused, and no longer kill it"
     if failing := _failing(process):
         return State.AT_RISK, failing
+    if holding.rehearsal_failure:
+        return State.AT_RISK, f"rehearsal: {holding.rehearsal_failure}"
     lost = [entry for entry in snapshot.unheld if entry[0] in snapshot.decoys]
     held = f"{len(snapshot.modules)} modules of its build are held"
     if lost:

@@ -7,7 +7,7 @@ match a program definition. Nothing is loaded, executed or sent to a process to 
 
 import glob
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,16 +46,18 @@ def scan(
     pids: Collection[int] = (),
     installed: bool = False,
     late: LateLoads | None = None,
+    known: Mapping[FileId, Build] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
     Modules are looked at, and what loading them would do, if there is a `late` to foresee it.
+    Executables in `known` are not read again.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
-    look = _Look(proc, programs, deliveries, views)
+    look = _Look(proc, programs, deliveries, views, builds=dict(known or {}))
     everyone = proc.pids()
     for pid in set(pids) & set(everyone) if pids else everyone:  # /proc also answers for threads
         look.at(pid)
