@@ -31,7 +31,10 @@ from holdover.elf import (
 )
 from holdover.errors import ElfError
 
-__all__ = ["rewrite"]
+__all__ = ["rewrite", "RPATH"]
+
+RPATH = "$ORIGIN/lib"
+"""Where the modules of a view find their libraries."""
 
 SHT_STRTAB, SHT_DYNAMIC = 3, 6
 PN_XNUM = 0xFFFF
