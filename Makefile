@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# what the throwaway systems of the tests and the demo are made with; readelf to compare with
-LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils
+# what the throwaway systems of the tests and the demo are made with; readelf and eu-elflint to
+# compare with
+LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils elfutils
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-distributions bench check unit dist clean lab-packages
@@ -41,7 +42,7 @@ $(READY): pyproject.toml
 	touch $@
 
 lab-packages:
-	@for tool in mmdebstrap systemd-nspawn setpriv readelf; do \
+	@for tool in mmdebstrap systemd-nspawn setpriv readelf eu-elflint; do \
 	    command -v $$tool >/dev/null || missing=1; \
 	done; \
 	test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \

@@ -335,7 +335,10 @@ def _undefined(
 
 
 def _opened(sight: Sight, library: Library, held: set[str]) -> Iterator[tuple[str, str]]:
-    """What of this system the library seems to open by name, beyond what is held."""
+    """What of this system the library seems to open by name, beyond what is held.
+
+    "" stands for files whose names it makes up when it runs.
+    """
     who = library.soname or library.path.name
     imports = frozenset(symbol.name for symbol in sight.files.symbols(library).wanted)
     with sight.files.open(library) as file:
@@ -345,4 +348,4 @@ def _opened(sight: Sight, library: Library, held: set[str]) -> Iterator[tuple[st
         if name not in held and any(map(sight.files.library, candidates(name, sight.system))):
             yield name, who
     if suggested is not None and not names:
-        yield "files whose names it makes up when it runs", who
+        yield "", who

@@ -128,7 +128,7 @@ class Explanation:
     """The file that is found first; None if there is none."""
     steps: tuple[Step, ...] = ()
     by_name: tuple[tuple[str, str], ...] = ()
-    """(library or what stands for it, who opens it by name when it runs): it is not held."""
+    """(library, who opens it by name): it is not held. "" stands for names that are made up."""
 
 
 class State(StrEnum):

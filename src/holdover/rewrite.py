@@ -21,6 +21,7 @@ from holdover.elf import (
     DT_RUNPATH,
     DT_STRSZ,
     DT_STRTAB,
+    ET_DYN,
     PF_R,
     PF_W,
     PT_DYNAMIC,
@@ -30,7 +31,10 @@ from holdover.elf import (
 )
 from holdover.errors import ElfError
 
-__all__ = ["rewrite"]
+__all__ = ["rewrite", "RPATH"]
+
+RPATH = "$ORIGIN/lib"
+"""Where the modules of a view find their libraries."""
 
 SHT_STRTAB, SHT_DYNAMIC = 3, 6
 _PAGE = 4096
@@ -71,9 +75,12 @@ def rewrite(file: BinaryIO, rpath: str, needed: Iterable[str]) -> bytes:
     """The module with DT_RPATH `rpath` (any other path dropped) and `needed` appended.
 
     Names that it needs already are not repeated. Raises `ElfError` for whatever is no 64-bit
-    little-endian shared object with a dynamic section.
+    little-endian shared object with a dynamic section, `OtherMachineError` for 32-bit and
+    big-endian ones.
     """
     elf = ElfFile(file)
+    if elf.type != ET_DYN:
+        raise ElfError("an executable, no shared object")
     out = bytearray(elf.read(0, elf.size))
     table = elf.dynamic_value(DT_STRTAB)
     strings = _Strings(elf.read_at(table, elf.dynamic_value(DT_STRSZ)))

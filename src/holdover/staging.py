@@ -45,7 +45,8 @@ class Staging:
     def hold_changed(
         self, name: str, origin: Path, change: Callable[[BinaryIO], bytes]
     ) -> HeldFile:
-        """Hold what `change` makes of a file, with its times, mode, extended attributes and labels.
+        """Hold what `change` makes of a file, with its group, times, mode, extended attributes and
+        labels.
 
         It is not synced: a power cut ends every process that could need it. Raises as `hold`, and
         whatever `change` raises.
@@ -57,7 +58,7 @@ class Staging:
                 content = change(file)
             with target.open("xb") as copy:
                 copy.write(content)
-            shutil.copystat(origin, target)
+            _copy_attributes(origin, target)
             _check_holdable(target, target.lstat())  # it may have been replaced meanwhile
             return _describe(name, origin, target, "rewritten")
 
@@ -120,5 +121,11 @@ def _hold(origin: Path, target: Path) -> str:
             how = "copy"
         copy.flush()
         os.fsync(copy.fileno())
-    shutil.copystat(origin, target)
+    _copy_attributes(origin, target)
     return how
+
+
+def _copy_attributes(origin: Path, target: Path) -> None:
+    """Whoever could read the origin can read the copy; its owner, root, is the copy's already."""
+    os.chown(target, -1, origin.stat().st_gid)
+    shutil.copystat(origin, target)

@@ -119,6 +119,30 @@ def test_unprotected_twin_takes_the_new_libraries_and_dies(
         assert (other.probe("ssh disk"), other.probe("ssh disk")) == (REFUSED, DIED)
 
 
+def give_own_inode(lab: Lab, soname: str) -> int:
+    """In a lab files share their inodes with the base, so that their links say nothing."""
+    path = f"{DIRECTORY}/{soname}"
+    lab.root.run(
+        "sh", "-e", "-c", 'f=$(realpath "$1"); cp -p "$f" "$f.own"; mv "$f.own" "$f"', "sh", path
+    )
+    return lab.path(path).stat().st_size
+
+
+def test_bytes_that_only_the_store_holds_are_reported(libraries_base: Path, scratch: Path) -> None:
+    with Lab.with_holdover(libraries_base, scratch) as lab:
+        lab.root.run("holdover", "enable")
+        package = changeable(lab.root)[0]
+        size = give_own_inode(lab, LIBRARIES[package])
+        guest = Guest.start(lab.root, "guest")
+        lab.root.run("holdover", "protect", str(guest.pid))
+        (before,) = lab.held()
+        assert 0 < before["bytes_written"] <= before["bytes_held"] < 3_000_000
+        change_library(lab, package)
+        (after,) = lab.held()
+        assert after["bytes_written"] == before["bytes_written"]
+        assert 0 <= after["bytes_held"] - before["bytes_held"] - size < 4096
+
+
 # -- two guests of one build, each with its own ----------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 """Rewriting a module: what changes, what must not, and that the loader and the tools accept it."""
 
 import shutil
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,10 +11,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.elf_images import Image, build_id_note, opened
+from unit.elf_images import (
+    BASE,
+    DT_STRSZ,
+    DT_STRTAB,
+    HEADER_SIZE,
+    PT_LOAD,
+    Image,
+    RawSegment,
+    build_id_note,
+    opened,
+)
 
-from holdover.elf import ElfFile
-from holdover.errors import ElfError
+from holdover.elf import ET_EXEC, ElfFile
+from holdover.errors import ElfError, OtherMachineError
 from holdover.rewrite import rewrite
 
 RPATH = "$ORIGIN/lib"
@@ -78,6 +89,63 @@ def test_second_rewrite_still_reads() -> None:
 def test_static_file_is_an_error() -> None:
     with pytest.raises(ElfError, match="dynamic"):
         rewritten(bytes(Image(dynamic=False)), "liba.so")
+
+
+def test_executable_is_an_error() -> None:
+    """Its addresses are fixed, and none of them is ours to take."""
+    with pytest.raises(ElfError, match="no shared object"):
+        rewritten(bytes(Image(type=ET_EXEC, needed=["libc.so.6"])), "liba.so")
+
+
+@pytest.mark.parametrize(("at", "value"), [(4, 1), (5, 2), (4, 0)])
+def test_other_machines_are_an_error_of_their_own(at: int, value: int) -> None:
+    image = bytearray(bytes(Image(needed=["libc.so.6"])))
+    image[at] = value
+    with pytest.raises(OtherMachineError):
+        rewritten(bytes(image), "liba.so")
+
+
+ABSURD = {
+    "program headers": (56, b"\xff\xff"),
+    "section headers": (60, b"\xff\xff"),
+    "size of a section header": (58, b"\x01\x00"),
+    "place of the program headers": (32, b"\xff" * 8),
+}
+
+
+@pytest.mark.parametrize(("at", "value"), ABSURD.values(), ids=ABSURD)
+def test_absurd_count_in_the_header_is_an_error(at: int, value: bytes) -> None:
+    image = bytearray(bytes(Image(needed=["libc.so.6"])))
+    image[40:48] = HEADER_SIZE.to_bytes(8, "little")  # sections, of which there is one
+    image[58:62] = (64).to_bytes(2, "little") + (1).to_bytes(2, "little")
+    assert rewritten(bytes(image), "liba.so")
+    image[at : at + len(value)] = value
+    with pytest.raises(ElfError):
+        rewritten(bytes(image), "liba.so")
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        RawSegment(PT_LOAD, 4, 0, 1 << 47, 0, 8),
+        RawSegment(PT_LOAD, 4, 0, BASE, 0, (1 << 64) - 1),
+        RawSegment(PT_LOAD, 4, 0, BASE, 1 << 60, 1 << 60),
+    ],
+    ids=["far away", "huge in memory", "huge in the file"],
+)
+def test_absurd_segment_is_an_error(segment: RawSegment) -> None:
+    with pytest.raises(ElfError):
+        rewritten(bytes(Image(needed=["libc.so.6"], extra_segments=[segment])), "liba.so")
+
+
+@pytest.mark.parametrize("entry", [(DT_STRSZ, 1 << 60), (DT_STRTAB, 1 << 60)])
+def test_absurd_string_table_is_an_error(entry: tuple[int, int]) -> None:
+    image = bytearray(bytes(Image(needed=["libc.so.6"])))
+    old = next(value for tag, value in read(bytes(image)).dynamic if tag == entry[0])
+    at = image.index(struct.pack("<QQ", entry[0], old))
+    image[at : at + 16] = struct.pack("<QQ", *entry)
+    with pytest.raises(ElfError):
+        rewritten(bytes(image), "liba.so")
 
 
 @given(cut=st.integers(min_value=0, max_value=2000))

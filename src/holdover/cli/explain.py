@@ -66,6 +66,12 @@ def _print(explained: list[Explanation], *, verbose: bool) -> None:
         print(printable(f"{entry.name} {ANSWERS[entry.state]}{reason}"))
         rows = [("  itself", str(entry.path), "")] if entry.path else []
         rows += [(f"  {step.name}", str(step.path), step.why) for step in entry.steps]
-        rows += [(f"  {name}", "not held", f"{by} opens it by name") for name, by in entry.by_name]
+        rows += [_not_held(name, by) for name, by in entry.by_name]
         if rows:
             print_table(("  FILE", "FOUND AT", "THROUGH"), rows)
+
+
+def _not_held(name: str, by: str) -> tuple[str, str, str]:
+    if name:
+        return f"  {name}", "not held", f"{by} opens it by name"
+    return "  (plug-ins)", "not held", f"{by} opens files whose names it makes up"

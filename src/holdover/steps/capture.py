@@ -14,13 +14,11 @@ from holdover.builds import read_module_names, read_module_stamp
 from holdover.errors import DamagedError, UnreadableError, VanishedError
 from holdover.model import Capture, HeldFile, LateLoad, Needed, Snapshot
 from holdover.programs import Program
-from holdover.rewrite import rewrite
+from holdover.rewrite import RPATH, rewrite
 from holdover.staging import Staging
 from holdover.store import Store
 
 __all__ = ["capture"]
-
-RPATH = "$ORIGIN/lib"
 
 
 def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Snapshot:

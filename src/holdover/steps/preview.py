@@ -10,6 +10,7 @@ from holdover.lateloads import LateLoads, Sight
 from holdover.model import Capture, Holding, Item, LateLoad, Preview, Process, State
 from holdover.pending import PendingFiles, Replacement
 from holdover.programs import Program
+from holdover.rewrite import RPATH, rewrite
 
 __all__ = ["preview"]
 
@@ -36,10 +37,18 @@ def preview(
 
 def _of_capture(item: Item, breaks: tuple[tuple[str, str], ...], wanted: Capture) -> Preview:
     needs = {need.name: need for late in wanted.modules for need in late.needs}
-    written = sum(_size(late.path) for late in wanted.modules if late.order)
+    written = sum(_rewritten_size(late) for late in wanted.modules if late.order)
     linked = sum(_size(late.path) for late in wanted.modules if not late.order)
     held = written + linked + sum(need.size for need in needs.values())
     return Preview(item, breaks, len(wanted.modules), len(needs), held, written)
+
+
+def _rewritten_size(late: LateLoad) -> int:
+    try:
+        with late.path.open("rb") as file:
+            return len(rewrite(file, RPATH, late.order))
+    except (OSError, ElfError):  # it will not be held either
+        return 0
 
 
 def _size(path: Path) -> int:
