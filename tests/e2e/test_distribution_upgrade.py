@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 from lab import Lab
@@ -23,12 +24,18 @@ from holdover.demo.guest import ATTACHED, PROBES, REFUSED, Guest
 
 pytestmark = pytest.mark.e2e
 
+NOT_HELD = "not held for its build: refused without harm"
 WORKS_TWICE = (ATTACHED, ATTACHED)
 NOT_THERE = (REFUSED, REFUSED)
 LOST = ("https disk", "rbd disk", "ssh disk")
 """Lost by the unprotected on every way: the libraries of these are newer than the guest's libc,
 even where Debian has saved the modules."""
 LEAST = {*LOST, "iscsi disk", "nfs disk", "all device types"}
+RARE_DRIVERS: dict[str, dict[str, Any]] = {
+    "block-blkio": {"driver": "io_uring", "filename": "/none"},
+    "block-dmg-bz2": {"driver": "dmg", "read-only": True, "file": {"driver": "null-co"}},
+}
+"""What loads the drivers that are no disks of their own, or only in newer releases."""
 SAME_BUILD = "only modules from the same build can be loaded"
 DIES_OF_A_REFUSAL = (7, 2)
 """The first QEMU that a module of another build kills, at the load after that one."""
@@ -128,6 +135,22 @@ def test_protected_guest_loads_everything_twice(crossed: Crossed, kind: str) -> 
 @pytest.mark.parametrize("driver", DISKS)
 def test_protected_guest_reads_a_network_disk(crossed: Crossed, driver: str) -> None:
     assert read_late(crossed.guests["data"], driver) == IMAGE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_block_driver_was_left_out(crossed: Crossed, kind: str) -> None:
+    guest = crossed.guests[kind]
+    for what in crossed.offered:
+        guest.probe(what)
+    for options in RARE_DRIVERS.values():
+        for _ in range(2):
+            guest.qmp("blockdev-add", {"node-name": "rare", **options})
+    modules = crossed.lab.status(guest.pid)["modules"]
+    held = {m["name"]: m["state"] for m in modules if m["reason"] != NOT_HELD}
+    drivers = {name: state for name, state in held.items() if name.startswith("block-")}
+    assert len(drivers) >= len(LEAST) - 1
+    assert set(drivers.values()) == {"loaded"}, drivers
+    assert guest.lives()
 
 
 def test_guest_protected_by_mount_loads_everything_twice(crossed: Crossed) -> None:
