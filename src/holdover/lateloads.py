@@ -146,6 +146,17 @@ class LateLoads:
 
     def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
         """What loading each of the modules of one build would do."""
+        found = []
+        for late in self.of_view(sight, modules):
+            noexec = sight.noexec((late.path, *(need.path for need in late.needs)))
+            found.append(replace(late, problem=late.problem or noexec))
+        return tuple(found)
+
+    def of_view(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
+        """The same for modules that the process may find elsewhere: their view may be mounted.
+
+        Whether it can map them there is for whoever verifies the delivery to say.
+        """
         modules, found = tuple(modules), []
         for module in modules:
             key = (id(sight), module.path)
@@ -235,7 +246,7 @@ class LateLoads:
             if there is None:
                 return LateLoad(module.name, module.path, problem="it is not for this machine")
             library, seen = there
-            problem, other = self._problem(sight, library, seen), False
+            problem, other = self._problem(sight, seen), False
             if self.deep and not problem:
                 problem, other = _undefined(sight, library, seen, siblings)
         except ElfError as error:
@@ -271,13 +282,12 @@ class LateLoads:
         opened = [(name, who) for at in objects for name, who in _opened(sight, at, held)]
         return tuple(steps), tuple(dict.fromkeys(opened))
 
-    def _problem(self, sight: Sight, module: Library, seen: Forecast) -> str:
+    def _problem(self, sight: Sight, seen: Forecast) -> str:
         missing = next((m.name for m in seen.closure.missing if m.name in seen.problem), None)
         directory = missing and sight.files.unlisted(missing)
         if directory:
             return f"{seen.problem}; it lies in {directory}: run ldconfig"
-        new = (entry.library.path for entry in seen.closure.found)
-        return seen.problem or sight.noexec((module.path, *new))
+        return seen.problem
 
     def _sorted_out(
         self, found: Iterable[Found]
