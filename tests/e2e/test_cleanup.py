@@ -15,8 +15,10 @@ from holdover.demo.root import sweep
 
 pytestmark = pytest.mark.e2e
 
+# a shell that starts the tests in the background has SIGINT ignored, and so has who inherits that
 STARTS_A_GUEST = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from lab import Lab
 from holdover.demo.guest import Guest
@@ -28,7 +30,8 @@ with Lab.with_holdover(Path(sys.argv[1]), Path(sys.argv[2])) as lab:
 """
 
 BOOTS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from lab import BootedLab
 with BootedLab(Path(sys.argv[1]), Path(sys.argv[2])) as lab:
