@@ -100,11 +100,18 @@ class Guest:
         except VanishedError:
             return False
 
+    def _has_threads(self) -> bool:
+        """Its first thread may be dead while others still hold the lock of its pid file."""
+        try:
+            return len(ProcFs(self.root.inside / "proc").threads(self.pid)) > 1
+        except VanishedError:
+            return False
+
     def kill(self) -> None:
         """End it as a power cut would, and wait until it is gone."""
         self.root.run("sh", "-c", f"kill -KILL {self.pid}", check=False)
         deadline = time.monotonic() + 10
-        while self.lives():
+        while self.lives() or self._has_threads():
             if time.monotonic() > deadline:
                 raise CommandError(f"guest {self.name} does not end")
             time.sleep(0.01)
