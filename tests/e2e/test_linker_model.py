@@ -28,6 +28,40 @@ cp --remove-destination new/usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4.* \
     "$(realpath /usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4)"
 """
 
+# copies of a library that needs libz, each with another search path, and a libz in each of them
+WITH_PATHS = """
+import os, shutil, struct, sys
+from pathlib import Path
+from holdover.elf import ElfFile
+from holdover.rewrite import rewrite
+
+directory, system = Path("/usr/local/lib/probe"), Path("/usr/lib/x86_64-linux-gnu")
+places = {
+    "$ORIGIN/own": directory / "own",
+    "/opt/$LIB": Path("/opt/lib/x86_64-linux-gnu"),
+    "/opt/${PLATFORM}": Path("/opt/x86_64"),
+    "/opt/plain": Path("/opt/plain/glibc-hwcaps/x86-64-v2"),
+}
+directory.mkdir(parents=True)
+for number, (path, place) in enumerate(places.items()):
+    place.mkdir(parents=True)
+    shutil.copy(system / "libz.so.1", place)
+    with open(system / "libssh.so.4", "rb") as file:
+        changed = rewrite(file, path, ["libz.so.1"])
+    (directory / f"rpath{number}.so").write_bytes(changed)
+    with open(directory / f"rpath{number}.so", "rb") as file:
+        at = ElfFile(file).tags[15]
+    runpath = changed.replace(struct.pack("<qQ", 15, at), struct.pack("<qQ", 29, at))
+    (directory / f"runpath{number}.so").write_bytes(runpath)
+"""
+FOR_THIS_PROCESSOR = """
+for level in v2 v3; do
+    mkdir -p /usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-$level
+    cp /usr/lib/x86_64-linux-gnu/libz.so.1 /usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-$level
+done
+ldconfig
+"""
+
 
 def compared(lab: Lab, *words: str) -> dict[str, Any]:
     answer = lab.root.run("python3", "-I", "-", *words, text=SCRIPT.read_text()).stdout
@@ -55,6 +89,20 @@ def test_model_and_loader_agree_on_every_object(debian: Lab) -> None:
 
 def test_comparison_notices_a_model_that_knows_no_cache(debian: Lab) -> None:
     assert len(compared(debian, "without-cache")["differing"]) > 100
+
+
+def test_model_and_loader_agree_on_paths_tokens_and_processors(debian: Lab) -> None:
+    before = compared(debian)["objects"]
+    debian.root.run("python3", "-I", "-", text=WITH_PATHS)
+    debian.root.run("sh", "-e", "-c", FOR_THIS_PROCESSOR)
+    result = compared(debian)
+    assert result["objects"] >= before + 8
+    assert result["differing"] == {}
+    traced = debian.run("/lib64/ld-linux-x86-64.so.2", "--list", "/usr/local/lib/probe/rpath3.so")
+    assert "/opt/plain/glibc-hwcaps/x86-64-v2/libz.so.1" in traced.stdout
+    libssh = "/usr/lib/x86_64-linux-gnu/libssh.so.4"
+    others = debian.run("/lib64/ld-linux-x86-64.so.2", "--list", libssh)
+    assert "/glibc-hwcaps/x86-64-v" in others.stdout
 
 
 def test_model_and_loader_agree_on_what_is_missing_and_too_new(debian: Lab) -> None:
