@@ -77,6 +77,8 @@ class ThrowawayRoot:
                 with cls.on(directory / "root") as root:
                     yield root
             finally:
+                # the lock goes last: a sweep at the same time would take the rest for a leftover
+                shutil.rmtree(directory / "root", ignore_errors=True)
                 shutil.rmtree(directory)
 
     @classmethod
