@@ -23,6 +23,7 @@ from holdover.hwcaps import hwcaps_directories
 from holdover.ldcache import parse_cache
 from holdover.ldconf import parse_conf
 from holdover.linker import Library, System
+from holdover.loaded import is_loaded, mapped_objects
 from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id, open_regular
 from holdover.symbols import Symbols, read_symbols
@@ -147,23 +148,23 @@ class Libraries:
         return self._names[directory]
 
     def mapped(self, proc: ProcFs, pid: int, maps: Iterable[Mapping]) -> dict[str, Library]:
-        """What a process has mapped as code, by soname: the very files, replaced or not.
+        """What a process has loaded, by soname: the very files, replaced or not.
 
         Raises `UnreadableError` without the right to open them, `VanishedError` if it ended.
         """
         found: dict[str, Library] = {}
-        for mapping in maps:
-            if not mapping.file.inode or "x" not in mapping.permissions:
-                continue
+        for mapping, own in mapped_objects(maps):
             self.check()
             file = proc.open_mapped(pid, mapping)
             if file is None:
                 continue
             with file:
                 try:
+                    if not is_loaded(own, file):
+                        continue
                     library = self._read(file, Path(mapping.path.removesuffix(DELETED)))
                 except ElfError:
-                    continue  # mapped as code, and no library: the program's own business
+                    continue  # mapped, and no library: the program's own business
             if library is not None:
                 source = proc.path(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")
                 self._sources.setdefault(library.file, source)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.elf_images import Image, dlopen_note
+from unit.elf_images import PF_R, PF_X, Image, dlopen_note
 from unit.hostile import patched, sparse
 from unit.hosts import MACHINE, Host
 from unit.real import libraries as real_libraries
@@ -312,12 +312,24 @@ def test_what_is_mapped_as_code_and_is_no_library_is_the_programs_own_business(
     assert mapped(host, host.libraries, wrong, right) == {"right": right}
 
 
-def test_what_is_mapped_as_data_is_no_library(host: Host) -> None:
-    path = host.library("libq.so.1")
-    host.process(PID, path)
+def mapped_as_data(host: Host, name: str, flags: int = PF_R) -> set[str]:
+    host.process(PID, host.library(name, flags=flags))
     maps = host.proc.path(PID, "maps")
     maps.write_text(maps.read_text().replace("r-xp", "r--p"))
-    assert host.libraries.mapped(host.proc, PID, host.proc.maps(PID)) == {}
+    return set(host.libraries.mapped(host.proc, PID, host.proc.maps(PID)))
+
+
+def test_library_with_code_that_is_mapped_as_data_is_not_loaded(host: Host) -> None:
+    assert mapped_as_data(host, "libq.so.1", PF_R | PF_X) == set()
+
+
+def test_library_that_holds_nothing_but_data_is_loaded_all_the_same(host: Host) -> None:
+    """As libicudata does."""
+    assert mapped_as_data(host, "libq.so.1") == {"libq.so.1"}
+
+
+def test_data_without_the_name_of_a_library_is_not_even_opened(host: Host) -> None:
+    assert mapped_as_data(host, "index.sorted") == set()
 
 
 def test_process_that_ended_meanwhile_has_vanished(host: Host) -> None:
