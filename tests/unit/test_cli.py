@@ -26,7 +26,7 @@ from unit.factories import (
 from unit.schemas import check_list, check_status
 
 from holdover import cli
-from holdover.cli.arguments import build_parser
+from holdover.cli.arguments import parse_arguments
 from holdover.cli.main import main
 from holdover.cli.snapshots import _bytes_written, _snapshot_json
 from holdover.cli.status import _status_code, _status_json
@@ -41,7 +41,7 @@ DECOYS = holding(snapshot("qemu-decoys", purpose=Purpose.DEFUSE), inode=902)
 
 
 def parsed(*words: str) -> Namespace:
-    return build_parser().parse_args(words)
+    return parse_arguments(words)
 
 
 # -- what it takes -----------------------------------------------------------------------------
@@ -85,6 +85,21 @@ def test_every_command_can_answer_in_json(line: str) -> None:
     assert parsed(*line.split(), "--json").json is True
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "expected"),
+    [
+        ("explain 1 -v block-rbd block-ssh", "name", ["block-rbd", "block-ssh"]),
+        ("explain 1 block-rbd -v block-ssh", "name", ["block-rbd", "block-ssh"]),
+        ("preview install -v libssh-4", "apt", ["install", "libssh-4"]),
+        ("status 1 -v 2", "pid", [1, 2]),
+        ("protect 1 --dry-run 2", "pid", [1, 2]),
+        ("defuse 1 --dry-run 2", "pid", [1, 2]),
+    ],
+)
+def test_options_may_stand_anywhere(line: str, name: str, expected: list[object]) -> None:
+    assert getattr(parsed(*line.split()), name) == expected
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_is_served(line: str) -> None:
     options = parsed(*line.split())
@@ -112,6 +127,9 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         "status 1.5",
         "status ²",
         "status --no-such-option",
+        "status 1 -v x",
+        "rehearse 1 --json 2",
+        "explain 1 -v block-rbd -x",
         "status --dry-run",
         "protect --delivery",
         "protect --delivery preload",
