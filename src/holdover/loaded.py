@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from holdover.elf import ElfFile, Segment
 from holdover.errors import ElfError, UnsupportedError
+from holdover.hashtables import HashedSymbols
 from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs
 
@@ -44,7 +45,7 @@ class Loaded:
 
     def address_of(self, symbol: str) -> int | None:
         """Where the object defines `symbol`, if it does."""
-        found = self.elf.symbol(symbol)
+        found = HashedSymbols(self.elf).find(symbol)
         return None if found is None else self.base + found.value
 
 
