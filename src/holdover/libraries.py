@@ -228,7 +228,8 @@ class Libraries:
             if not entry.hwcaps or entry.hwcaps in supported:
                 cache.setdefault(entry.soname, []).append(Path(entry.path))
         lib = str(directories[0]).removeprefix("/usr").removeprefix("/")
-        return System(cache, directories, lib=lib, hwcaps=hwcaps)
+        platform = os.uname().machine  # 32-bit programs, which have another one, are not known here
+        return System(cache, directories, lib, platform, hwcaps)
 
     def _default_directories(self) -> tuple[Path, ...]:
         """They are built into the loader; distributions differ."""

@@ -258,6 +258,15 @@ def test_token_for_the_library_directory_is_told_from_the_first(
     assert host.libraries.system.lib == lib
 
 
+def test_token_for_the_platform_is_what_the_loader_of_this_system_says() -> None:
+    loader = next(path for path in real_libraries() if path.name.startswith("ld-"))
+    told = run(loader, "--list-diagnostics", check=False).stdout
+    platform = re.search(r'^dl_platform="(.+)"$', told, re.MULTILINE)
+    if platform is None or platform[1] in ("haswell", "xeon_phi"):
+        pytest.skip("this loader does not say, or has a name of its own for this processor")
+    assert Libraries(MACHINE, loader).system.platform == platform[1]
+
+
 def test_system_without_a_cache_has_an_empty_one(host: Host) -> None:
     assert host.libraries.system.cache == {}
 
