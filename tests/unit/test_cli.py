@@ -28,10 +28,11 @@ from unit.schemas import check_list, check_status
 from holdover import cli
 from holdover.cli.arguments import parse_arguments
 from holdover.cli.main import main
+from holdover.cli.protect import _plan_json
 from holdover.cli.snapshots import _bytes_written, _snapshot_json
 from holdover.cli.status import _status_code, _status_json
 from holdover.flow import Holdover
-from holdover.model import Delivery, Item, Purpose, Scan, State, Unreadable
+from holdover.model import Delivery, Holding, Item, Purpose, Scan, State, Unreadable
 from holdover.procfs import ProcFs
 from holdover.steps.plan import Aim, plan
 
@@ -317,3 +318,28 @@ def test_schema_notices_words_that_do_not_exist(holdover: Holdover, change: dict
     answer["processes"][0].update(change)
     with pytest.raises(AssertionError):
         check_status(answer)
+
+
+# -- protect --dry-run -----------------------------------------------------------------------------
+
+
+def planned_json(seen: Scan, *held: Holding) -> Any:
+    """Of the one process in it."""
+    answer: Any = _plan_json(plan(seen, held, BOTH, VIEWS, Aim.PROTECT))
+    (decided,) = json.loads(json.dumps(answer))["processes"]
+    return decided
+
+
+def test_plan_in_json_is_what_was_decided_and_not_all_that_was_seen() -> None:
+    seen = scan(process(), modules=modules("block-rbd", "block-ssh"))
+    decided = planned_json(seen)
+    assert (decided["deliver"], decided["snapshot"]) == ("environment", None)
+    assert decided["capture"]["modules"] == ["block-rbd", "block-ssh"]
+    assert decided["pid"] == process().id.pid
+    assert len(json.dumps(decided)) < 1000
+
+
+def test_plan_in_json_names_the_snapshot_that_is_there() -> None:
+    seen = scan(process(), modules=modules("block-rbd"))
+    decided = planned_json(seen, HELD)
+    assert (decided["snapshot"], decided["capture"]) == ("qemu-held", None)
