@@ -32,7 +32,6 @@ from holdover.versions import defined_versions, needed_versions
 __all__ = ["Libraries", "read_library", "CACHE"]
 
 CACHE = Path("/etc/ld.so.cache")
-_CONFIGURATION = Path("/etc/ld.so.conf")
 _PASSED_OVER = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
 _DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]+/\0){2,}")  # as the loader has them
 
@@ -192,7 +191,8 @@ class Libraries:
     def _configured(self) -> tuple[Path, ...]:
         """Directories that ldconfig looks into."""
         found: list[str] = []
-        todo, seen = [str(_CONFIGURATION)], set()
+        main = self.cache.with_name("ld.so.conf")
+        todo, seen = [str(main)], set()
         while todo:
             path = todo.pop(0)
             if path in seen:
@@ -202,7 +202,7 @@ class Libraries:
                 directories, includes = parse_conf(Path(path).read_text(errors="replace"))
                 found += directories
                 for pattern in includes:
-                    todo += sorted(glob.glob(str(_CONFIGURATION.parent / pattern)))
+                    todo += sorted(glob.glob(str(main.parent / pattern)))
         return tuple(map(Path, found))
 
     def unlisted(self, name: str) -> Path | None:

@@ -291,6 +291,25 @@ def test_damaged_cache_is_unreadable_and_can_be_made_anew(host: Host) -> None:
     assert caught.value.hint == "run ldconfig"
 
 
+# -- what only ldconfig knows ----------------------------------------------------------------------
+
+
+def test_library_in_a_configured_directory_is_found_though_the_cache_does_not_know_it(
+    host: Host,
+) -> None:
+    host.library("libq.so.1", where="opt")
+    host.write("ld.so.conf", b"include conf.d/*.conf\n")
+    host.write("conf.d/a.conf", f"{host.root}/empty\n{host.root}/opt\n".encode())
+    assert host.libraries.unlisted("libq.so.1") == host.root / "opt"
+    assert host.libraries.unlisted("libr.so.1") is None
+
+
+def test_files_that_include_each_other_are_read_once(host: Host) -> None:
+    host.write("ld.so.conf", b"include ld.so.conf other.conf\n")
+    host.write("other.conf", b"include ld.so.conf\n")
+    assert host.libraries.unlisted("libq.so.1") is None
+
+
 # -- what a process has mapped ---------------------------------------------------------------------
 
 PID = 4711
