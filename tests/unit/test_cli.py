@@ -27,12 +27,13 @@ from unit.schemas import check_list, check_status
 
 from holdover import cli
 from holdover.cli.arguments import parse_arguments
+from holdover.cli.explain import _module_json
 from holdover.cli.main import main
 from holdover.cli.protect import _plan_json
 from holdover.cli.snapshots import _bytes_written, _snapshot_json
 from holdover.cli.status import _status_code, _status_json
 from holdover.flow import Holdover
-from holdover.model import Delivery, Holding, Item, Purpose, Scan, State, Unreadable
+from holdover.model import Delivery, Explanation, Holding, Item, Purpose, Scan, State, Unreadable
 from holdover.procfs import ProcFs
 from holdover.steps.plan import Aim, plan
 
@@ -343,3 +344,15 @@ def test_plan_in_json_names_the_snapshot_that_is_there() -> None:
     seen = scan(process(), modules=modules("block-rbd"))
     decided = planned_json(seen, HELD)
     assert (decided["snapshot"], decided["capture"]) == ("qemu-held", None)
+
+
+# -- explain ---------------------------------------------------------------------------------------
+
+
+def test_what_is_opened_by_name_has_a_name_in_json() -> None:
+    opened = (("libgssapi.so.2", "libcurl.so.4"), ("", "libceph-common.so.2"))
+    shown = _module_json(Explanation("block-rbd", "loads", "", other=False, by_name=opened))
+    assert shown["by_name"] == [
+        {"library": "libgssapi.so.2", "opened_by": "libcurl.so.4"},
+        {"library": None, "opened_by": "libceph-common.so.2"},
+    ]
