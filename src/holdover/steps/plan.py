@@ -206,12 +206,10 @@ class _Decision:
             reason = f"a late load of {_label(process)} must not kill it"
             return Capture(process.build, Purpose.DEFUSE, executable, (), reason), ""
         own, held = process.own, self._held(item)
-        doubtful = (
-            held is not None and held.rehearsal_failure and own
-        )  # those on disk may do better
-        covered = held is not None and _covers(held.snapshot, own) and not doubtful
-        if held is not None and (process.look_alike or covered):
-            return held.snapshot.id, ""
+        if held is not None:
+            doubtful = bool(held.rehearsal_failure and own)  # those on disk may do better
+            if process.look_alike or (_covers(held.snapshot, own) and not doubtful):
+                return held.snapshot.id, ""
         if held is None and not own:
             held = self._sibling(process)
         if held is None and not own and item.state is not State.CURRENT:
