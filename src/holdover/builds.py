@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from holdover.elf import DT_RELA, DT_RELASZ, ElfFile
+from holdover.hashtables import HashedSymbols
 from holdover.model import Build
 from holdover.programs import Program
 
@@ -38,7 +39,7 @@ def read_module_names(file: BinaryIO, program: Program) -> frozenset[str]:
 
 def read_module_stamp(file: BinaryIO, program: Program) -> str:
     """The stamp that a module exports, or ""; raises `ElfError` if it is malformed."""
-    for name in ElfFile(file).defined_names():
+    for name in HashedSymbols(ElfFile(file)).defined_names():
         if program.stamp.fullmatch(name.encode("utf-8", "surrogateescape")):
             return name
     return ""

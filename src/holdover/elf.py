@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what the dynamic linker reads of an ELF file: segments, dynamic section, notes, symbols.
+"""Reads what the dynamic linker reads of an ELF file: segments, dynamic section, strings, notes.
 
 Takes an open file, never a path, and trusts nothing in it: every offset and count is checked
 against the file's size, and against what real objects have, before it is used. So any malformed
 input is an `ElfError`, and costs little also if it claims to be terabytes long. 64-bit
 little-endian files only.
 
-Source: elf(5), the System V gABI chapter 5, and <elf.h>; the GNU hash table as glibc's
-elf/dl-lookup.c walks it.
+Source: elf(5), the System V gABI chapter 5, and <elf.h>.
 """
 
 import os
@@ -19,22 +18,20 @@ from typing import BinaryIO
 
 from holdover.errors import ElfError, OtherMachineError
 
-__all__ = ["ElfFile", "Segment", "Symbol", "Note"]
+__all__ = ["ElfFile", "Segment", "Note"]
 
 ET_EXEC, ET_DYN = 2, 3
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_PHDR = 1, 2, 3, 4, 6
 PF_X, PF_W, PF_R = 1, 2, 4
-DT_NULL, DT_NEEDED, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ = 0, 1, 4, 5, 6, 10
+DT_NULL, DT_NEEDED, DT_STRTAB, DT_SYMTAB, DT_STRSZ = 0, 1, 5, 6, 10
 DT_RELA, DT_RELASZ = 7, 8
 DT_SONAME, DT_RPATH, DT_RUNPATH = 14, 15, 29
-DT_GNU_HASH = 0x6FFFFEF5
 NT_GNU_BUILD_ID = 3
 SHN_UNDEF = 0
 
 _HEADER = struct.Struct("<HHIQQQIHHHHHH")  # after e_ident
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
-_SYMBOL = struct.Struct("<IBBHQQ")
 _STRINGS = (4096, 1 << 20)  # PATH_MAX is enough for almost all, mangled names may be longer
 _PAGE = 4096
 
@@ -44,8 +41,6 @@ _MAX_SEGMENTS = 1024
 _MAX_NOTES = 1 << 20
 _MAX_DYNAMIC = 1 << 14  # entries
 _MAX_TEXT = 1 << 20  # of all names that the dynamic section and the versions refer to
-_MAX_SYMBOLS = 1 << 20
-_MAX_CHAIN = 1 << 16  # symbols of one bucket of a hash table
 _MAX_KEPT = 1 << 18  # bytes of pages, and of strings: many objects may be open at once
 
 
@@ -73,14 +68,6 @@ class Segment:
     def constant(self) -> bool:
         """Neither code nor writable: where a compiler puts string literals."""
         return not self.flags & (PF_W | PF_X)
-
-
-@dataclass(frozen=True, slots=True)
-class Symbol:
-    name: str
-    value: int
-    size: int
-    defined: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,115 +262,6 @@ class ElfFile:
     def needed(self) -> tuple[str, ...]:
         """DT_NEEDED in file order."""
         return tuple(self.text(value) for tag, value in self.dynamic if tag == DT_NEEDED)
-
-    # -- symbols -------------------------------------------------------------------------------
-
-    def symbol(self, name: str) -> Symbol | None:
-        """The defined dynamic symbol called `name`, found through the hash table, or None."""
-        wanted = name.encode()
-        for index in self._hash_candidates(wanted):
-            symbol = self._symbol_at(index)
-            if symbol.defined and symbol.name == name:
-                return symbol
-        return None
-
-    def defined_names(self) -> Iterator[str]:
-        """Names of all symbols that this object offers to others."""
-        for index in self.hashed_symbols:
-            symbol = self._symbol_at(index)
-            if symbol.defined and symbol.name:
-                yield symbol.name
-
-    def _symbol_at(self, index: int) -> Symbol:
-        address = self.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
-        name, _, _, section, value, size = _SYMBOL.unpack(self.read_at(address, _SYMBOL.size))
-        return Symbol(self.string(name), value, size, section != SHN_UNDEF)
-
-    def _hash_candidates(self, name: bytes) -> Iterator[int]:
-        if DT_GNU_HASH in self.tags:
-            return self._gnu_hash_chain(_gnu_hash(name))
-        if DT_HASH in self.tags:
-            return self._sysv_hash_chain(_sysv_hash(name))
-        return iter(())  # a static executable offers nothing
-
-    def _number_at(self, address: int) -> int:
-        return int.from_bytes(self.read_at(address, 4), "little")
-
-    def _sysv_hash_chain(self, wanted: int) -> Iterator[int]:
-        table = self.dynamic_value(DT_HASH)
-        nbuckets = self._number_at(table)
-        index = self._number_at(table + 8 + wanted % nbuckets * 4) if nbuckets else 0
-        for _ in range(_MAX_CHAIN):
-            if index == 0:
-                return
-            yield index
-            index = self._number_at(table + 8 + (nbuckets + index) * 4)
-        raise ElfError("a chain of the hash table has no end")
-
-    def _sysv_count(self) -> int:
-        return self._checked(self._number_at(self.dynamic_value(DT_HASH) + 4))
-
-    def _checked(self, count: int) -> int:
-        if count * _SYMBOL.size > self.size or count > _MAX_SYMBOLS:
-            raise ElfError(f"{count} symbols in a file of {self.size} bytes")
-        return count
-
-    @cached_property
-    def _gnu_table(self) -> tuple[int, tuple[int, ...], int]:
-        """(index of the first hashed symbol, buckets, address of the chains)."""
-        table = self.dynamic_value(DT_GNU_HASH)
-        nbuckets, first, nbloom, _ = struct.unpack("<IIII", self.read_at(table, 16))
-        if nbuckets * 4 + nbloom * 8 > self.size or nbuckets > _MAX_SYMBOLS:
-            raise ElfError(f"a hash table of {nbuckets} buckets in a file of {self.size} bytes")
-        at = table + 16 + nbloom * 8
-        buckets = struct.unpack(f"<{nbuckets}I", self.read_at(at, nbuckets * 4))
-        self._checked(max(buckets, default=0))
-        return first, buckets, at + nbuckets * 4
-
-    def _gnu_hash_chain(self, wanted: int) -> Iterator[int]:
-        first, buckets, chains = self._gnu_table
-        if not buckets:
-            return
-        start = buckets[wanted % len(buckets)]
-        if not start >= first > 0:
-            return
-        for index in range(start, start + _MAX_CHAIN):
-            value = self._number_at(chains + (index - first) * 4)
-            if value | 1 == wanted | 1:
-                yield index
-            if value & 1:
-                return
-        raise ElfError("a chain of the hash table has no end")
-
-    @cached_property
-    def hashed_symbols(self) -> range:
-        """Indices of the symbols that can be found by name; all that are offered are among them."""
-        if DT_GNU_HASH not in self.tags:  # a static executable has neither
-            return range(self._sysv_count() if DT_HASH in self.tags else 0)
-        first, buckets, chains = self._gnu_table
-        last = max(buckets, default=0)
-        if last < first:
-            return range(0)
-        for index in range(last, last + _MAX_CHAIN):  # the last chain ends the table
-            if self._number_at(chains + (index - first) * 4) & 1:
-                return range(first, index + 1)
-        raise ElfError("the hash table has no end")
-
-
-def _gnu_hash(name: bytes) -> int:
-    value = 5381
-    for byte in name:
-        value = (value * 33 + byte) & 0xFFFFFFFF
-    return value
-
-
-def _sysv_hash(name: bytes) -> int:
-    value = 0
-    for byte in name:
-        value = (value << 4) + byte
-        high = value & 0xF0000000
-        value = (value ^ high >> 24) & ~high
-    return value
 
 
 def _parse_notes(data: bytes) -> Iterator[Note]:

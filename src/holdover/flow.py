@@ -304,7 +304,8 @@ class Holdover:
     def _check_release(self, item: Item) -> None:
         views = self.store.views
         chosen = tuple(d for d in item.process.chosen if d.parent != views)
-        bare = replace(item.process, chosen=chosen, covered_by=None)
+        own = item.process.own  # without the view it would find what lies on disk
+        bare = replace(item.process, chosen=chosen, covered_by=None, late=own)
         seen = self._scan([item.process.id.pid])
         seen = replace(seen, processes=(bare,))
         without = plan(seen, (), self.deliveries, views, Aim.LOOK).items[0]

@@ -21,6 +21,7 @@ from holdover.errors import ElfError, MalformedError, UnreadableError
 from holdover.forecast import Forecast, World, forecast, start_up, unresolved
 from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, System, candidates
+from holdover.loaded import mapped_objects
 from holdover.model import FileId, LateLoad, Module, Needed, Step
 from holdover.pending import PendingFiles, PendingLibraries
 from holdover.procfs import Mapping, ProcFs
@@ -186,22 +187,22 @@ class LateLoads:
     def process(self, pid: int) -> Sight:
         """Raises `UnreadableError` or `MalformedError` if it cannot be foreseen."""
         maps = self.proc.maps(pid)
-        code = {m.file: m for m in maps if m.file.inode and "x" in m.permissions}
+        objects = frozenset(mapping.file for mapping, _ in mapped_objects(maps))
         names = dict.fromkeys(re.split("[:;]", self.library_path(pid)))
         if len(names) > _MAX_LIBRARY_PATH:
             raise MalformedError(f"its LD_LIBRARY_PATH names {len(names)} directories")
         library_path = tuple(Path(name) for name in names if name.startswith("/"))
         executable, namespace = self.proc.file_of(pid, "exe"), self.proc.namespace(pid)
-        key = (executable, frozenset(code), library_path, namespace)
+        key = (executable, objects, library_path, namespace)
         if key not in self._sights:
-            self._sights[key] = self._look(pid, code.values(), library_path)
+            self._sights[key] = self._look(pid, maps, library_path)
         return self._sights[key]
 
-    def _look(self, pid: int, code: Iterable[Mapping], library_path: tuple[Path, ...]) -> Sight:
+    def _look(self, pid: int, maps: Iterable[Mapping], library_path: tuple[Path, ...]) -> Sight:
         with self.proc.open(pid, "exe") as file:
             executable, machine = read_library(file, Path(self.proc.link(pid, "exe")))
             files = self._libraries(machine, ElfFile(file).interpreter)
-        mapped = files.mapped(self.proc, pid, code)
+        mapped = files.mapped(self.proc, pid, maps)
         world = World(executable, start_up(executable, mapped), mapped)
         system = replace(files.system, library_path=library_path)
         return Sight(files, system, world, self.proc.path(pid, "root"))

@@ -23,6 +23,7 @@ from holdover.hwcaps import hwcaps_directories
 from holdover.ldcache import parse_cache
 from holdover.ldconf import parse_conf
 from holdover.linker import Library, System
+from holdover.loaded import is_loaded, mapped_objects
 from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id, open_regular
 from holdover.symbols import Symbols, read_symbols
@@ -31,7 +32,6 @@ from holdover.versions import defined_versions, needed_versions
 __all__ = ["Libraries", "read_library", "CACHE"]
 
 CACHE = Path("/etc/ld.so.cache")
-_CONFIGURATION = Path("/etc/ld.so.conf")
 _PASSED_OVER = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
 _DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]+/\0){2,}")  # as the loader has them
 
@@ -147,23 +147,23 @@ class Libraries:
         return self._names[directory]
 
     def mapped(self, proc: ProcFs, pid: int, maps: Iterable[Mapping]) -> dict[str, Library]:
-        """What a process has mapped as code, by soname: the very files, replaced or not.
+        """What a process has loaded, by soname: the very files, replaced or not.
 
         Raises `UnreadableError` without the right to open them, `VanishedError` if it ended.
         """
         found: dict[str, Library] = {}
-        for mapping in maps:
-            if not mapping.file.inode or "x" not in mapping.permissions:
-                continue
+        for mapping, own in mapped_objects(maps):
             self.check()
             file = proc.open_mapped(pid, mapping)
             if file is None:
                 continue
             with file:
                 try:
+                    if not is_loaded(own, file):
+                        continue
                     library = self._read(file, Path(mapping.path.removesuffix(DELETED)))
                 except ElfError:
-                    continue  # mapped as code, and no library: the program's own business
+                    continue  # mapped, and no library: the program's own business
             if library is not None:
                 source = proc.path(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")
                 self._sources.setdefault(library.file, source)
@@ -191,7 +191,8 @@ class Libraries:
     def _configured(self) -> tuple[Path, ...]:
         """Directories that ldconfig looks into."""
         found: list[str] = []
-        todo, seen = [str(_CONFIGURATION)], set()
+        main = self.cache.with_name("ld.so.conf")
+        todo, seen = [str(main)], set()
         while todo:
             path = todo.pop(0)
             if path in seen:
@@ -201,7 +202,7 @@ class Libraries:
                 directories, includes = parse_conf(Path(path).read_text(errors="replace"))
                 found += directories
                 for pattern in includes:
-                    todo += sorted(glob.glob(str(_CONFIGURATION.parent / pattern)))
+                    todo += sorted(glob.glob(str(main.parent / pattern)))
         return tuple(map(Path, found))
 
     def unlisted(self, name: str) -> Path | None:
@@ -227,7 +228,8 @@ class Libraries:
             if not entry.hwcaps or entry.hwcaps in supported:
                 cache.setdefault(entry.soname, []).append(Path(entry.path))
         lib = str(directories[0]).removeprefix("/usr").removeprefix("/")
-        return System(cache, directories, lib=lib, hwcaps=hwcaps)
+        platform = os.uname().machine  # 32-bit programs, which have another one, are not known here
+        return System(cache, directories, lib, platform, hwcaps)
 
     def _default_directories(self) -> tuple[Path, ...]:
         """They are built into the loader; distributions differ."""

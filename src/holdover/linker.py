@@ -8,8 +8,9 @@ first. Names are followed breadth first; what is there already is found by its s
 and inode if another name led to it. A relative path is never searched: it would be relative to the
 process's working directory, not to ours.
 
-Not modelled: the hardware subdirectories that glibc had before 2.37 (tls/, haswell/, x86_64/),
-DT_AUXILIARY and DT_FILTER.
+Not modelled: the hardware subdirectories that glibc had before 2.37 (tls/, haswell/, x86_64/);
+$PLATFORM as glibc has it on some processors of Intel (haswell, xeon_phi); of several entries in
+ld.so.cache, that glibc looks at the first alone; DT_AUXILIARY, DT_FILTER, DF_1_NODEFLIB.
 
 Source: ld.so(8); glibc's elf/dl-load.c (_dl_map_object) and elf/dl-deps.c.
 """

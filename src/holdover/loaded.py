@@ -11,23 +11,27 @@ Source: proc_pid_maps(5), getauxval(3), elf(5), dlmopen(3).
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from holdover.elf import ElfFile, Segment
 from holdover.errors import ElfError, UnsupportedError
+from holdover.hashtables import HashedSymbols
 from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs
 
 __all__ = ["Loaded", "StartUp", "executable", "libc", "start_up_libraries", "start_up", "PAGE"]
+__all__ += ["mapped_objects", "is_loaded"]
 
 PAGE = 4096
 _AT_BASE, _AT_ENTRY = 7, 9
 _E_ENTRY = 24  # offset of e_entry in the ELF header
 _LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
 _MAX_PARTS = 64  # mappings and segments of an object; the loader makes about five of each
+_SHARED = re.compile(r"\.so(\.[0-9.]+)?$")
 _LOADER = re.compile(r"/ld[-.][^/]*$")
 
 
@@ -41,7 +45,7 @@ class Loaded:
 
     def address_of(self, symbol: str) -> int | None:
         """Where the object defines `symbol`, if it does."""
-        found = self.elf.symbol(symbol)
+        found = HashedSymbols(self.elf).find(symbol)
         return None if found is None else self.base + found.value
 
 
@@ -90,16 +94,30 @@ def start_up_libraries(
                 yield by_soname[soname][0]
 
 
-def _mapped_code(maps: tuple[Mapping, ...]) -> Iterator[tuple[Mapping, Sequence[Mapping]]]:
-    """One mapping of each file that some code is mapped from, and all of that file."""
+def mapped_objects(maps: Iterable[Mapping]) -> Iterator[tuple[Mapping, Sequence[Mapping]]]:
+    """One mapping of each file that may be a loaded object, its code if there is some, and all.
+
+    A file without code counts if it is called a library: some hold nothing but data (libicudata).
+    """
     by_file: dict[FileId, list[Mapping]] = defaultdict(list)
-    code: dict[FileId, Mapping] = {}
     for mapping in maps:
-        by_file[mapping.file].append(mapping)
-        if mapping.file.inode and "x" in mapping.permissions:
-            code.setdefault(mapping.file, mapping)
-    for file, mapping in code.items():
-        yield mapping, by_file[file]
+        if mapping.file.inode:
+            by_file[mapping.file].append(mapping)
+    for own in by_file.values():
+        first = next((m for m in own if "x" in m.permissions), own[0])
+        if "x" in first.permissions or _SHARED.search(_file_name(first)):
+            yield first, own
+
+
+def is_loaded(own: Iterable[Mapping], file: BinaryIO) -> bool:
+    """Whether the file is mapped as an object, not just to be read; `own` are all of it."""
+    if any("x" in mapping.permissions for mapping in own):
+        return True
+    return not any(segment.executable for segment in ElfFile(file).loads)
+
+
+def _mapped_code(maps: Iterable[Mapping]) -> Iterator[tuple[Mapping, Sequence[Mapping]]]:
+    return ((first, own) for first, own in mapped_objects(maps) if "x" in first.permissions)
 
 
 @contextmanager
@@ -187,24 +205,16 @@ def _mapped_sonames(
 ) -> dict[str, list[tuple[Path, tuple[str, ...]]]]:
     """For each soname the mapped files that bear it, and what those need."""
     by_soname: dict[str, list[tuple[Path, tuple[str, ...]]]] = defaultdict(list)
-    for mapping in _mapped_libraries(maps):
-        path = _map_file(proc, pid, mapping)
-        if mapping.file == loader or not path.is_file():
+    for mapping, own in mapped_objects(maps):
+        file = None if mapping.file == loader else proc.open_mapped(pid, mapping)
+        if file is None:
             continue
-        with proc.open(pid, f"map_files/{path.name}") as file, suppress(ElfError):
+        with file, suppress(ElfError):
             elf = ElfFile(file)
-            by_soname[elf.soname or _file_name(mapping)].append((path, elf.needed))
+            if is_loaded(own, file):
+                found = (_map_file(proc, pid, mapping), elf.needed)
+                by_soname[elf.soname or _file_name(mapping)].append(found)
     return by_soname
-
-
-def _mapped_libraries(maps: tuple[Mapping, ...]) -> Iterator[Mapping]:
-    """One mapping of each file with code, or with a library's name: some hold nothing but data."""
-    seen = set()
-    for mapping in maps:
-        library = "x" in mapping.permissions or ".so" in _file_name(mapping)
-        if mapping.file.inode and library and mapping.file not in seen:
-            seen.add(mapping.file)
-            yield mapping
 
 
 def _file_name(mapping: Mapping) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from holdover.elf import DT_RELA, DT_RELASZ, DT_STRSZ, DT_SYMTAB, SHN_UNDEF, ElfFile
 from holdover.errors import ElfError
+from holdover.hashtables import HashedSymbols
 from holdover.versions import VERSION_MASK, version_names
 
 __all__ = ["Wanted", "Symbols", "read_symbols"]
@@ -101,7 +102,7 @@ class _Table:
         return Wanted(self._name(name), self.versions.get(version, "") if version > 1 else "")
 
     def offered(self) -> Iterator[str]:
-        indices = self.elf.hashed_symbols
+        indices = HashedSymbols(self.elf).indices
         count = len(indices)
         if not count:
             return

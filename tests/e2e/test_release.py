@@ -25,6 +25,17 @@ def test_release_is_refused_while_the_process_needs_its_view(lab: Lab) -> None:
     assert guest.probe_twice("https disk") == (ATTACHED, ATTACHED)
 
 
+def test_release_is_refused_while_a_library_is_only_held(lab: Lab) -> None:
+    """The modules on disk are its own, and one of them would not load."""
+    guest, twin = (Guest.start(lab.root, name) for name in ("guest", "twin"))
+    lab.holdover("protect", str(guest.pid))
+    lab.root.run("sh", "-c", "rm /usr/lib/x86_64-linux-gnu/libnfs.so.*")
+    done = lab.holdover("release", str(guest.pid))
+    assert done.returncode == 1
+    assert "still needs it: 1 of its own modules would not load, block-nfs" in done.stderr
+    assert (guest.probe("nfs disk"), twin.probe("nfs disk")) == (ATTACHED, REFUSED)
+
+
 def test_forced_release_leaves_a_guest_as_stock_debian_does(lab: Lab) -> None:
     guest = Guest.start(lab.root, "guest")
     lab.holdover("protect")

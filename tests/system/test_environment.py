@@ -20,6 +20,7 @@ from system.scratch import VARIABLE, Scratch, running, until
 from holdover import environ
 from holdover.elf import ElfFile
 from holdover.errors import HoldoverError, RefusedError, UnsupportedError, VanishedError
+from holdover.hashtables import HashedSymbols
 from holdover.memory import Memory
 from holdover.model import FileId, ProcessId
 from holdover.procfs import ProcFs
@@ -458,7 +459,7 @@ def test_library_that_is_also_mapped_as_data_is_not_taken_for_the_loaded_one(
 ) -> None:
     """As a profiler, libdw or libbacktrace maps it; what lies behind it is the program's own."""
     with open(libc_of(target), "rb") as file:
-        symbol = ElfFile(file).symbol("__environ")
+        symbol = HashedSymbols(ElfFile(file)).find("__environ")
         size = os.fstat(file.fileno()).st_size
     assert symbol is not None
     if symbol.value < size:

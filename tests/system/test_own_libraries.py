@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from system.test_store_faults import mounted
 
 from holdover.elf import ElfFile
 from holdover.errors import UnreadableError
 from holdover.lateloads import LateLoads, Sight
+from holdover.model import Module
 from holdover.procfs import ProcFs
 
 pytestmark = pytest.mark.system
@@ -52,3 +54,18 @@ def test_what_this_process_has_loaded_late_would_load(sight: Sight) -> None:
         seen = sight.forecast(path)
         assert seen is not None
         assert seen[1].problems == ()
+
+
+def test_what_lies_on_a_noexec_mount_would_fail(tmp_path: Path) -> None:
+    late = LateLoads(ProcFs())
+    extension = next(path for path in listed() if "lib-dynload" in path.parts)
+
+    def problem(directory: Path) -> str:
+        copy = directory / "m.so"
+        copy.write_bytes(extension.read_bytes())
+        (found,) = late.of(late.process(PID), [Module("m", copy, "")])
+        return found.problem
+
+    with mounted(tmp_path / "noexec", "noexec") as noexec, mounted(tmp_path / "exec", "exec") as ok:
+        assert problem(noexec) == f"{noexec} is mounted noexec"
+        assert problem(ok) == ""

@@ -26,12 +26,14 @@ from unit.factories import (
 from unit.schemas import check_list, check_status
 
 from holdover import cli
-from holdover.cli.arguments import build_parser
+from holdover.cli.arguments import parse_arguments
+from holdover.cli.explain import _module_json
 from holdover.cli.main import main
+from holdover.cli.protect import _plan_json
 from holdover.cli.snapshots import _bytes_written, _snapshot_json
 from holdover.cli.status import _status_code, _status_json
 from holdover.flow import Holdover
-from holdover.model import Delivery, Item, Purpose, Scan, State, Unreadable
+from holdover.model import Delivery, Explanation, Holding, Item, Purpose, Scan, State, Unreadable
 from holdover.procfs import ProcFs
 from holdover.steps.plan import Aim, plan
 
@@ -41,7 +43,7 @@ DECOYS = holding(snapshot("qemu-decoys", purpose=Purpose.DEFUSE), inode=902)
 
 
 def parsed(*words: str) -> Namespace:
-    return build_parser().parse_args(words)
+    return parse_arguments(words)
 
 
 # -- what it takes -----------------------------------------------------------------------------
@@ -85,6 +87,21 @@ def test_every_command_can_answer_in_json(line: str) -> None:
     assert parsed(*line.split(), "--json").json is True
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "expected"),
+    [
+        ("explain 1 -v block-rbd block-ssh", "name", ["block-rbd", "block-ssh"]),
+        ("explain 1 block-rbd -v block-ssh", "name", ["block-rbd", "block-ssh"]),
+        ("preview install -v libssh-4", "apt", ["install", "libssh-4"]),
+        ("status 1 -v 2", "pid", [1, 2]),
+        ("protect 1 --dry-run 2", "pid", [1, 2]),
+        ("defuse 1 --dry-run 2", "pid", [1, 2]),
+    ],
+)
+def test_options_may_stand_anywhere(line: str, name: str, expected: list[object]) -> None:
+    assert getattr(parsed(*line.split()), name) == expected
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_is_served(line: str) -> None:
     options = parsed(*line.split())
@@ -112,6 +129,9 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         "status 1.5",
         "status ²",
         "status --no-such-option",
+        "status 1 -v x",
+        "rehearse 1 --json 2",
+        "explain 1 -v block-rbd -x",
         "status --dry-run",
         "protect --delivery",
         "protect --delivery preload",
@@ -299,3 +319,40 @@ def test_schema_notices_words_that_do_not_exist(holdover: Holdover, change: dict
     answer["processes"][0].update(change)
     with pytest.raises(AssertionError):
         check_status(answer)
+
+
+# -- protect --dry-run -----------------------------------------------------------------------------
+
+
+def planned_json(seen: Scan, *held: Holding) -> Any:
+    """Of the one process in it."""
+    answer: Any = _plan_json(plan(seen, held, BOTH, VIEWS, Aim.PROTECT))
+    (decided,) = json.loads(json.dumps(answer))["processes"]
+    return decided
+
+
+def test_plan_in_json_is_what_was_decided_and_not_all_that_was_seen() -> None:
+    seen = scan(process(), modules=modules("block-rbd", "block-ssh"))
+    decided = planned_json(seen)
+    assert (decided["deliver"], decided["snapshot"]) == ("environment", None)
+    assert decided["capture"]["modules"] == ["block-rbd", "block-ssh"]
+    assert decided["pid"] == process().id.pid
+    assert len(json.dumps(decided)) < 1000
+
+
+def test_plan_in_json_names_the_snapshot_that_is_there() -> None:
+    seen = scan(process(), modules=modules("block-rbd"))
+    decided = planned_json(seen, HELD)
+    assert (decided["snapshot"], decided["capture"]) == ("qemu-held", None)
+
+
+# -- explain ---------------------------------------------------------------------------------------
+
+
+def test_what_is_opened_by_name_has_a_name_in_json() -> None:
+    opened = (("libgssapi.so.2", "libcurl.so.4"), ("", "libceph-common.so.2"))
+    shown = _module_json(Explanation("block-rbd", "loads", "", other=False, by_name=opened))
+    assert shown["by_name"] == [
+        {"library": "libgssapi.so.2", "opened_by": "libcurl.so.4"},
+        {"library": None, "opened_by": "libceph-common.so.2"},
+    ]

@@ -22,6 +22,7 @@ from unit.hostile import sparse
 
 from holdover.elf import ElfFile
 from holdover.errors import ElfError
+from holdover.hashtables import HashedSymbols
 from holdover.run import run
 
 NAMES = ("qemu_stamp_1", "open", "close", "a", "environ", "block_init")
@@ -46,10 +47,10 @@ QUESTIONS: tuple[Question, ...] = (
     lambda elf: elf.dynamic,
     lambda elf: elf.loads,
     lambda elf: elf.read_at(elf.loads[0].address, 16) if elf.loads else b"",
-    lambda elf: list(elf.defined_names()),
-    lambda elf: elf.symbol("environ"),
-    lambda elf: elf.symbol("malloc"),
-    lambda elf: elf.symbol("no such symbol"),
+    lambda elf: list(HashedSymbols(elf).defined_names()),
+    lambda elf: HashedSymbols(elf).find("environ"),
+    lambda elf: HashedSymbols(elf).find("malloc"),
+    lambda elf: HashedSymbols(elf).find("no such symbol"),
 )
 REFUSED = "ElfError"
 
@@ -104,7 +105,7 @@ def test_rpath_and_runpath_are_entries_of_the_dynamic_section() -> None:
 def test_what_is_not_there_is_empty() -> None:
     elf = read(Image())
     assert (elf.needed, elf.soname, elf.build_id, elf.notes) == ((), "", "", ())
-    assert list(elf.defined_names()) == []
+    assert list(HashedSymbols(elf).defined_names()) == []
 
 
 def test_the_dynamic_section_ends_at_its_null_entry() -> None:
@@ -137,41 +138,46 @@ def test_executables_and_shared_objects_are_read(kind: int) -> None:
 @pytest.mark.parametrize("table", ["gnu", "sysv", "both"])
 def test_every_defined_symbol_is_found(table: str) -> None:
     elf = read(Image(defined=NAMES, undefined=("malloc",), hash=table))
-    assert sorted(elf.defined_names()) == sorted(NAMES)
-    assert [symbol.name for name in NAMES if (symbol := elf.symbol(name))] == list(NAMES)
+    assert sorted(HashedSymbols(elf).defined_names()) == sorted(NAMES)
+    assert [symbol.name for name in NAMES if (symbol := HashedSymbols(elf).find(name))] == list(
+        NAMES
+    )
 
 
 @pytest.mark.parametrize("table", ["gnu", "sysv", "both", "none"])
 @pytest.mark.parametrize("name", ["malloc", "nothing", "", "opened", "ope"])
 def test_undefined_and_unknown_symbols_are_not_found(table: str, name: str) -> None:
-    assert read(Image(defined=NAMES, undefined=("malloc",), hash=table)).symbol(name) is None
+    assert (
+        HashedSymbols(read(Image(defined=NAMES, undefined=("malloc",), hash=table))).find(name)
+        is None
+    )
 
 
 def test_a_symbol_has_value_and_size() -> None:
-    symbol = read(Image(defined=("environ",))).symbol("environ")
+    symbol = HashedSymbols(read(Image(defined=("environ",)))).find("environ")
     assert symbol is not None
     assert (symbol.value, symbol.size, symbol.defined) == (24, 8, True)
 
 
 @pytest.mark.parametrize("names", [(), ("a",), tuple(f"name{n}" for n in range(100))])
 def test_tables_of_any_length_are_walked_to_their_end(names: tuple[str, ...]) -> None:
-    assert set(read(Image(defined=names)).defined_names()) == set(names)
+    assert set(HashedSymbols(read(Image(defined=names))).defined_names()) == set(names)
 
 
 def test_names_whose_hashes_collide_are_told_apart() -> None:
     first, second = "Cb", "DA"  # 33 * 67 + 98 == 33 * 68 + 65
     assert elf_images.gnu_hash(first) == elf_images.gnu_hash(second)
     elf = read(Image(defined=(first, second)))
-    assert [s.name for n in (first, second) if (s := elf.symbol(n))] == [first, second]
+    assert [s.name for n in (first, second) if (s := HashedSymbols(elf).find(n))] == [first, second]
 
 
 def test_a_static_executable_has_no_symbols() -> None:
     elf = read(Image(dynamic=False))
-    assert (elf.dynamic, elf.needed, elf.soname, elf.symbol("a")) == ((), (), "", None)
+    assert (elf.dynamic, elf.needed, elf.soname, HashedSymbols(elf).find("a")) == ((), (), "", None)
 
 
 def test_a_static_executable_offers_no_names() -> None:
-    assert list(read(Image(dynamic=False)).defined_names()) == []
+    assert list(HashedSymbols(read(Image(dynamic=False))).defined_names()) == []
 
 
 @given(st.lists(st.text("abcxyz_", min_size=1), unique=True, max_size=20))
@@ -179,7 +185,7 @@ def test_a_static_executable_offers_no_names() -> None:
 def test_any_names_come_back(names: list[str]) -> None:
     elf = read(Image(defined=names, needed=names))
     assert elf.needed == tuple(names)
-    assert sorted(elf.defined_names()) == sorted(names)
+    assert sorted(HashedSymbols(elf).defined_names()) == sorted(names)
 
 
 # -- files of another kind -------------------------------------------------------------------------
@@ -380,7 +386,7 @@ def test_overlapping_load_segments_cost_no_more_than_the_file_is_long() -> None:
     )
     buckets = table(image, elf_images.DT_GNU_HASH) + 24
     elf = CountedElf(opened(patched(content, buckets, struct.pack("<I", HUGE))))
-    _answer(lambda it: list(it.defined_names()), elf)
+    _answer(lambda it: list(HashedSymbols(it).defined_names()), elf)
     assert elf.reads <= elf.size
 
 
@@ -425,7 +431,10 @@ def test_hash_table_in_a_file_of_terabytes_is_refused(
     tmp_path: Path, tag: int, table: bytes
 ) -> None:
     elf = in_sparse_file(tmp_path, tag, table, needed=["a"])
-    questions: list[Question] = [lambda it: it.symbol("a"), lambda it: list(it.defined_names())]
+    questions: list[Question] = [
+        lambda it: HashedSymbols(it).find("a"),
+        lambda it: list(HashedSymbols(it).defined_names()),
+    ]
     assert REFUSED in [_answer(question, elf) for question in questions]
 
 
@@ -479,7 +488,7 @@ def test_strings_are_read_whatever_the_length_of_their_table(filling: int) -> No
     """Long tables are not kept: many objects may be open at once."""
     elf = read(Image(soname="x" * filling, needed=["liba.so", "y" * 5000], defined=["init"]))
     assert elf.needed == ("liba.so", "y" * 5000)
-    assert (len(elf.soname), list(elf.defined_names())) == (filling, ["init"])
+    assert (len(elf.soname), list(HashedSymbols(elf).defined_names())) == (filling, ["init"])
 
 
 def test_object_whose_tables_are_all_over_the_place_keeps_little(tmp_path: Path) -> None:
@@ -554,8 +563,8 @@ def test_a_library_of_this_system_reads_as_readelf_says(readelf: str, path: Path
 def test_every_name_that_a_library_offers_is_found_by_its_hash(path: Path) -> None:
     with path.open("rb") as file:
         elf = ElfFile(file)
-        for name in list(elf.defined_names())[:200]:
-            symbol = elf.symbol(name)
+        for name in list(HashedSymbols(elf).defined_names())[:200]:
+            symbol = HashedSymbols(elf).find(name)
             assert symbol is not None
             assert symbol.name == name
 

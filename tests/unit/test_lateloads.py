@@ -159,6 +159,14 @@ def test_module_that_needs_a_newer_libc_than_the_process_has_would_fail(
     )
 
 
+def test_library_that_only_the_cache_does_not_know_is_said_to_be_there(host: Host) -> None:
+    host.library("libq.so.1", where="opt")
+    host.write("ld.so.conf", f"{host.root}/opt\n".encode())
+    assert seen(host, host.module("m", "libq.so.1")).problem == (
+        f"it needs libq.so.1, which is not to be found; it lies in {host.root}/opt: run ldconfig"
+    )
+
+
 def test_module_for_another_machine_is_said_to_be_one(host: Host) -> None:
     module = host.module("m")
     content = module.path.read_bytes()

@@ -17,7 +17,7 @@ MAX_FILE_LINES = 400
 LAYERS = {
     "words": ("errors", "model"),
     "pure": (
-        *("elf", "loaderlog", "proof", "versions", "symbols", "dlopened", "rewrite"),
+        *("elf", "hashtables", "loaderlog", "proof", "versions", "symbols", "dlopened", "rewrite"),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search"),
     ),
     "edge": (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.elf_images import Image, dlopen_note
+from unit.elf_images import PF_R, PF_X, Image, dlopen_note
 from unit.hostile import patched, sparse
 from unit.hosts import MACHINE, Host
 from unit.real import libraries as real_libraries
@@ -258,6 +258,15 @@ def test_token_for_the_library_directory_is_told_from_the_first(
     assert host.libraries.system.lib == lib
 
 
+def test_token_for_the_platform_is_what_the_loader_of_this_system_says() -> None:
+    loader = next(path for path in real_libraries() if path.name.startswith("ld-"))
+    told = run(loader, "--list-diagnostics", check=False).stdout
+    platform = re.search(r'^dl_platform="(.+)"$', told, re.MULTILINE)
+    if platform is None or platform[1] in ("haswell", "xeon_phi"):
+        pytest.skip("this loader does not say, or has a name of its own for this processor")
+    assert Libraries(MACHINE, loader).system.platform == platform[1]
+
+
 def test_system_without_a_cache_has_an_empty_one(host: Host) -> None:
     assert host.libraries.system.cache == {}
 
@@ -280,6 +289,25 @@ def test_damaged_cache_is_unreadable_and_can_be_made_anew(host: Host) -> None:
     with pytest.raises(UnreadableError) as caught:
         _ = host.libraries.system
     assert caught.value.hint == "run ldconfig"
+
+
+# -- what only ldconfig knows ----------------------------------------------------------------------
+
+
+def test_library_in_a_configured_directory_is_found_though_the_cache_does_not_know_it(
+    host: Host,
+) -> None:
+    host.library("libq.so.1", where="opt")
+    host.write("ld.so.conf", b"include conf.d/*.conf\n")
+    host.write("conf.d/a.conf", f"{host.root}/empty\n{host.root}/opt\n".encode())
+    assert host.libraries.unlisted("libq.so.1") == host.root / "opt"
+    assert host.libraries.unlisted("libr.so.1") is None
+
+
+def test_files_that_include_each_other_are_read_once(host: Host) -> None:
+    host.write("ld.so.conf", b"include ld.so.conf other.conf\n")
+    host.write("other.conf", b"include ld.so.conf\n")
+    assert host.libraries.unlisted("libq.so.1") is None
 
 
 # -- what a process has mapped ---------------------------------------------------------------------
@@ -312,12 +340,24 @@ def test_what_is_mapped_as_code_and_is_no_library_is_the_programs_own_business(
     assert mapped(host, host.libraries, wrong, right) == {"right": right}
 
 
-def test_what_is_mapped_as_data_is_no_library(host: Host) -> None:
-    path = host.library("libq.so.1")
-    host.process(PID, path)
+def mapped_as_data(host: Host, name: str, flags: int = PF_R) -> set[str]:
+    host.process(PID, host.library(name, flags=flags))
     maps = host.proc.path(PID, "maps")
     maps.write_text(maps.read_text().replace("r-xp", "r--p"))
-    assert host.libraries.mapped(host.proc, PID, host.proc.maps(PID)) == {}
+    return set(host.libraries.mapped(host.proc, PID, host.proc.maps(PID)))
+
+
+def test_library_with_code_that_is_mapped_as_data_is_not_loaded(host: Host) -> None:
+    assert mapped_as_data(host, "libq.so.1", PF_R | PF_X) == set()
+
+
+def test_library_that_holds_nothing_but_data_is_loaded_all_the_same(host: Host) -> None:
+    """As libicudata does."""
+    assert mapped_as_data(host, "libq.so.1") == {"libq.so.1"}
+
+
+def test_data_without_the_name_of_a_library_is_not_even_opened(host: Host) -> None:
+    assert mapped_as_data(host, "index.sorted") == set()
 
 
 def test_process_that_ended_meanwhile_has_vanished(host: Host) -> None:

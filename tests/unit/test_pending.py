@@ -8,10 +8,11 @@ import pytest
 from unit.factories import OTHER_STAMP, STAMP, build, held_file, holding, process, snapshot
 from unit.hosts import Host
 
-from holdover.cli.preview import _inside
+from holdover.cli.preview import _inside, _json, _simulation
+from holdover.errors import UsageError
 from holdover.lateloads import LateLoads
 from holdover.linker import Library
-from holdover.model import Capture, Item, LateLoad, Needed, ProcessId, Purpose, State
+from holdover.model import Capture, Item, LateLoad, Needed, ProcessId, Purpose, State, Unreadable
 from holdover.pending import PendingFiles, PendingLibraries, Replacement, plain_name
 from holdover.programs import load_programs
 from holdover.rewrite import RPATH, rewrite
@@ -342,3 +343,20 @@ def test_link_that_leads_out_or_nowhere_is_not_followed(
 def test_file_is_itself(package: Path) -> None:
     path = package / "usr/lib/real.so"
     assert _inside(path, package) == path
+
+
+# -- how apt is asked ------------------------------------------------------------------------------
+
+
+def test_no_word_can_make_apt_do_it() -> None:
+    words = ["install", "--no-simulate", "-o", "APT::Get::Simulate=false", "libssh-4"]
+    assert _simulation(words) == ("apt-get", *words, "--simulate")
+    with pytest.raises(UsageError, match="--"):
+        _simulation(["install", "--no-simulate", "--", "libssh-4"])
+
+
+def test_process_that_could_not_be_read_is_named_in_json() -> None:
+    lost = Unreadable(4711, "maps cannot be read", "qemu")
+    assert _json((), (), (lost,))["unreadable"] == [
+        {"pid": 4711, "reason": "maps cannot be read", "program": "qemu"}
+    ]

@@ -263,6 +263,22 @@ def test_process_that_cannot_be_foreseen_is_not_guessed_at() -> None:
     assert item.problem == "what it needs cannot be told: its maps cannot be read"
 
 
+def test_process_that_cannot_be_foreseen_says_so_in_its_state() -> None:
+    seen = replace(scan(modules=OWN), processes=(BLIND,))
+    (item,) = plan(seen, (), BOTH, VIEWS, Aim.LOOK).items
+    assert item.state is State.CURRENT
+    assert item.reason.endswith("whether they would load cannot be told: its maps cannot be read")
+
+
+def test_any_change_may_concern_a_process_that_cannot_be_foreseen() -> None:
+    def decided_for(guest: Process) -> Item:
+        seen = replace(scan(), processes=(guest,))
+        return plan(seen, (), BOTH, VIEWS, Aim.PROTECT, lambda _: False).items[0]
+
+    assert decided_for(BLIND).problem
+    assert not decided_for(GUEST).problem
+
+
 def test_process_that_cannot_be_foreseen_gets_what_is_held_for_its_build() -> None:
     seen = replace(scan(), processes=(BLIND,))
     (item,) = plan(seen, (FULL,), BOTH, VIEWS, Aim.PROTECT).items

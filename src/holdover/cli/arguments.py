@@ -2,16 +2,36 @@
 """The command line as `holdover --help` shows it; `module` is the file that serves a command."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdover import __version__
 
-__all__ = ["build_parser"]
+__all__ = ["parse_arguments"]
 
 Commands = Any  # argparse does not name the type of what add_subparsers() returns
 
 
-def build_parser() -> argparse.ArgumentParser:
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Options may stand anywhere: `explain 4711 -v block-rbd`.
+
+    argparse gives a list all words up to the first option behind it, and leaves the rest over.
+    """
+    parser = _build_parser()
+    options, left = parser.parse_known_args(words)
+    name, kind = getattr(options, "more", ("", str))
+    if left and (not name or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    try:
+        more = [kind(word) for word in left]
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+    if more:
+        setattr(options, name, getattr(options, name) + more)
+    return options
+
+
+def _build_parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     parser = argparse.ArgumentParser(
         prog="holdover",
@@ -35,27 +55,38 @@ def _add(commands: Commands, module: str, name: str, text: str) -> argparse.Argu
     return added
 
 
+def _add_list(
+    command: argparse.ArgumentParser,
+    name: str,
+    kind: Callable[[str], object],
+    nargs: str = "*",
+    **more: str,
+) -> None:
+    command.add_argument(name, nargs=nargs, type=kind, **more)  # type: ignore[arg-type]
+    command.set_defaults(more=(name, kind))
+
+
 def _add_processes(commands: Commands) -> None:
     text = "show every process that loads late, and whether it still can"
     status = _add(commands, "status", "status", text)
-    status.add_argument("pid", nargs="*", type=_pid, help="only these processes")
+    _add_list(status, "pid", _pid, help="only these processes")
     status.add_argument("-v", "--verbose", action="store_true", help="show each module as well")
 
     text = "say whether a module would load in a process, and why not"
     explain = _add(commands, "explain", "explain", text)
     explain.add_argument("pid", type=_pid)
-    explain.add_argument("name", nargs="*", metavar="MODULE", help="only these modules")
+    _add_list(explain, "name", str, metavar="MODULE", help="only these modules")
     explain.add_argument("-v", "--verbose", action="store_true", help="show the linker's way")
 
     text = "show what the pending upgrade would break, and what would be held; changes nothing"
     preview = _add(commands, "preview", "preview", text)
     words = "what would be asked of apt-get; otherwise dist-upgrade"
-    preview.add_argument("apt", nargs="*", metavar="APT-GET-WORD", help=words)
+    _add_list(preview, "apt", str, metavar="APT-GET-WORD", help=words)
     preview.add_argument("-v", "--verbose", action="store_true", help="show each module as well")
 
     text = "hold the modules of live processes, and make these find them"
     protect = _add(commands, "protect", "protect", text)
-    protect.add_argument("pid", nargs="*", type=_pid, help="only these processes")
+    _add_list(protect, "pid", _pid, help="only these processes")
     how = protect.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
     text = "deliver only what loads in a scratch process, see `holdover rehearse`"
@@ -72,7 +103,7 @@ def _add_processes(commands: Commands) -> None:
 
     text = "make a process that cannot be protected refuse late loads and live"
     defuse = _add(commands, "protect", "defuse", text)
-    defuse.add_argument("pid", nargs="+", type=_pid)
+    _add_list(defuse, "pid", _pid, nargs="+")
     defuse.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
 
 

@@ -50,8 +50,14 @@ def _json(item: Item, explained: list[Explanation]) -> dict[str, object]:
         "pid": item.process.id.pid,
         "start_time": item.process.id.start_time,
         "name": item.process.name,
-        "modules": [asdict(entry) for entry in explained],
+        "modules": [_module_json(entry) for entry in explained],
     }
+
+
+def _module_json(entry: Explanation) -> dict[str, object]:
+    """`library` is null where the names are made up when it runs."""
+    opened = [{"library": name or None, "opened_by": by} for name, by in entry.by_name]
+    return asdict(entry) | {"by_name": opened}
 
 
 def _print(explained: list[Explanation], *, verbose: bool) -> None:

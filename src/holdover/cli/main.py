@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from holdover.cli.hooks import run_hook  # inside a transaction nothing else is loaded
 
         return run_hook(words[1:])
-    from holdover.cli.arguments import build_parser
+    from holdover.cli.arguments import parse_arguments
 
-    return _run(build_parser().parse_args(words))
+    return _run(parse_arguments(words))
 
 
 def _run(options: "Namespace") -> int:

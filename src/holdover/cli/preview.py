@@ -4,15 +4,16 @@
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from holdover.cli.output import human_bytes, print_json, print_table, process_columns, progress
 from holdover.cli.unseen import show_unreadable
+from holdover.errors import UsageError
 from holdover.flow import Holdover, Progress
-from holdover.model import Preview
+from holdover.model import Preview, Unreadable
 from holdover.packages import apt
 from holdover.pending import PendingFiles, Replacement, plain_name
 from holdover.run import run
@@ -25,8 +26,7 @@ _MAX_LINKS = 40  # MAXSYMLINKS of <linux/namei.h>
 def run_preview(options: Namespace) -> int:
     with progress(wanted=not options.json) as report, tempfile.TemporaryDirectory() as scratch:
         report("asking apt what it would do")
-        words = options.apt or ["dist-upgrade"]
-        simulated = run("apt-get", "--simulate", *words)
+        simulated = run(*_simulation(options.apt or ["dist-upgrade"]))
         native = run("dpkg", "--print-architecture").stdout.strip()
         packages = apt.parse_simulation(simulated.stdout, native)
         holdover = Holdover(progress=report)
@@ -35,11 +35,18 @@ def run_preview(options: Namespace) -> int:
         named = apt.names_any([package.change for package in packages], patterns)
         previews, unreadable = holdover.preview(replace(pending, everything=named))
     if options.json:
-        print_json(_json(packages, previews))
+        print_json(_json(packages, previews, unreadable))
     else:
         _print(packages, previews, verbose=options.verbose)
     in_the_way = any(preview.item.problem for preview in previews)
     return 1 if show_unreadable(unreadable) or in_the_way else 0
+
+
+def _simulation(words: Sequence[str]) -> tuple[str, ...]:
+    """The last of apt's options counts, so that no other can make it real."""
+    if "--" in words:
+        raise UsageError("apt-get's words cannot be ended by --", hint="leave it out")
+    return "apt-get", *words, "--simulate"
 
 
 def _concerned(packages: Iterable[apt.Pending], holdover: Holdover) -> list[apt.Pending]:
@@ -96,11 +103,16 @@ def _inside(path: Path, directory: Path) -> Path | None:
     return None
 
 
-def _json(packages: tuple[apt.Pending, ...], previews: tuple[Preview, ...]) -> dict[str, object]:
+def _json(
+    packages: tuple[apt.Pending, ...],
+    previews: tuple[Preview, ...],
+    unreadable: tuple[Unreadable, ...],
+) -> dict[str, object]:
     return {
         "schema": "holdover.preview/1",
         "packages": len(packages),
         "processes": [_process_json(preview) for preview in previews],
+        "unreadable": [asdict(entry) for entry in unreadable],
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from holdover.cli.output import print_json, print_table, process_columns, progress
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.flow import Holdover
-from holdover.model import Delivery, Item, Outcome, Plan
+from holdover.model import Capture, Delivery, Item, Outcome, Plan
 from holdover.proving import protect_proven
 from holdover.steps.plan import Aim
 
@@ -48,7 +48,7 @@ def _carry_out(options: Namespace, aim: Aim, delivery: str | None) -> int:
 def _show_plan(planned: Plan, *, as_json: bool) -> bool:
     """Returns whether something is in the way."""
     if as_json:
-        print_json({"schema": "holdover.plan/1"} | asdict(planned))
+        print_json(_plan_json(planned))
     elif planned.items:
         rows = [
             (*process_columns(item.process, item.state), _intention(item), item.reason)
@@ -56,6 +56,40 @@ def _show_plan(planned: Plan, *, as_json: bool) -> bool:
         ]
         print_table(("PID", "NAME", "STATE", "WOULD BE", "REASON"), rows)
     return any(item.problem for item in planned.items)
+
+
+def _plan_json(planned: Plan) -> dict[str, object]:
+    return {
+        "schema": "holdover.plan/1",
+        "processes": [_item_json(item) for item in planned.items],
+        "unreadable": [asdict(entry) for entry in planned.unreadable],
+    }
+
+
+def _item_json(item: Item) -> dict[str, object]:
+    """What was decided and why; not all that was seen, which is a thousand times as long."""
+    there = item.source if isinstance(item.source, str) else ""
+    return {
+        "pid": item.process.id.pid,
+        "start_time": item.process.id.start_time,
+        "name": item.process.name,
+        "state": str(item.state),
+        "reason": item.reason,
+        "deliver": item.deliver and str(item.deliver),
+        "snapshot": there or None,
+        "capture": _capture_json(item.source) if isinstance(item.source, Capture) else None,
+        "problem": item.problem,
+    }
+
+
+def _capture_json(wanted: Capture) -> dict[str, object]:
+    libraries = {need.name: None for late in wanted.modules for need in late.needs}
+    return {
+        "modules": [late.name for late in wanted.modules],
+        "libraries": list(libraries),
+        "unheld": [{"name": name, "reason": reason} for name, reason in wanted.unheld],
+        "reason": wanted.reason,
+    }
 
 
 def _intention(item: Item) -> str:

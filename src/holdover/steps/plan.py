@@ -143,7 +143,7 @@ class _Decision:
             return State.CURRENT, _LOOK_ALIKE
         if not modules:
             return State.CURRENT, "no modules are installed"
-        return State.CURRENT, "the modules on disk are its own"
+        return State.CURRENT, "the modules on disk are its own" + _doubt(process)
 
     def _directories(self, process: Process) -> tuple[Path, ...]:
         return directories(process, self.views)
@@ -155,7 +155,8 @@ class _Decision:
             case Aim.PROTECT, State.CURRENT | State.AT_RISK | State.DEFUSED:
                 if item.process.build.stamp is None:
                     return False
-                return any(map(touches, files_of(item.process)))
+                # which libraries it needs is not known then: a change may concern them
+                return bool(item.process.unforeseen) or any(map(touches, files_of(item.process)))
             case Aim.PROTECT, State.UNSUPPORTED:
                 return touches(item.process.executable)
             case ((Aim.PROTECT | Aim.CATCH_UP), State.PROTECTED):
@@ -205,12 +206,10 @@ class _Decision:
             reason = f"a late load of {_label(process)} must not kill it"
             return Capture(process.build, Purpose.DEFUSE, executable, (), reason), ""
         own, held = process.own, self._held(item)
-        doubtful = (
-            held is not None and held.rehearsal_failure and own
-        )  # those on disk may do better
-        covered = held is not None and _covers(held.snapshot, own) and not doubtful
-        if held is not None and (process.look_alike or covered):
-            return held.snapshot.id, ""
+        if held is not None:
+            doubtful = bool(held.rehearsal_failure and own)  # those on disk may do better
+            if process.look_alike or (_covers(held.snapshot, own) and not doubtful):
+                return held.snapshot.id, ""
         if held is None and not own:
             held = self._sibling(process)
         if held is None and not own and item.state is not State.CURRENT:
@@ -337,6 +336,11 @@ def _failing(process: Process) -> str:
         return ""
     names = _first_few([late.name for late in failing])
     return f"{len(failing)} of its own modules would not load, {names}: {failing[0].problem}"
+
+
+def _doubt(process: Process) -> str:
+    unforeseen = process.unforeseen
+    return f", but whether they would load cannot be told: {unforeseen}" if unforeseen else ""
 
 
 def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
