@@ -41,6 +41,8 @@ _NEVER_HELD = re.compile(r"libc\.so\.6|ld[-.].*|ld-linux.*")
 _COMPANION = re.compile(
     r"lib(?:anl|dl|m|mvec|nsl|nss_(?:compat|dns|files|hesiod)|pthread|resolv|rt|util)\.so\.\d+"
 )
+_RESOLVERS = ("libnss_files.so.2", "libnss_dns.so.2")
+_RESOLVERS_ARE_IN_LIBC = "GLIBC_2.34"
 _Key = tuple[FileId, frozenset[FileId], tuple[Path, ...], int]
 
 
@@ -106,6 +108,18 @@ class Sight:
         names = [name for name in files.names_in(beside) if _COMPANION.fullmatch(name)]
         libraries = ((name, files.library(beside / name)) for name in names)
         return tuple(Found(name, library) for name, library in libraries if library)
+
+    @cached_property
+    def resolvers(self) -> tuple[str, ...]:
+        """What an old libc opens itself, by name, when a host name is looked up for the first time.
+
+        It would not look beside our modules, and find the next release's. So these come along with
+        the first module that is loaded late: behind all that it needs, where they bind nothing.
+        """
+        libc = self.world.start_up.get(_LIBC)
+        if libc is None or _RESOLVERS_ARE_IN_LIBC in libc.defines:
+            return ()
+        return tuple(found.name for found in self.companions if found.name in _RESOLVERS)
 
     def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
         """The modules, and all that comes with them."""
@@ -255,7 +269,8 @@ class LateLoads:
         found = (*seen.closure.found, *sight.started_with(seen), *seen.closure.named)
         found = (*found, *sight.companions)
         needs, unheld = self._sorted_out(found)
-        return LateLoad(module.name, module.path, problem, other, needs, seen.order, unheld)
+        order = (*seen.order, *sight.resolvers) if seen.order else ()
+        return LateLoad(module.name, module.path, problem, other, needs, order, unheld)
 
     # -- how it would go -----------------------------------------------------------------------
 

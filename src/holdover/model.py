@@ -101,7 +101,8 @@ class LateLoad:
     needs: tuple[Needed, ...] = ()
     """What has to be held with it: its closure, and the companions of the process's libc."""
     order: tuple[str, ...] = ()
-    """All names that it needs, directly or not, in the order in which symbols are looked up."""
+    """All names that it needs, directly or not, in the order in which symbols are looked up; then
+    what libc would open by name."""
     unheld: tuple[tuple[str, str], ...] = ()
     """What it needs and must not be held, each with the reason."""
 

@@ -84,7 +84,7 @@ def test_whole_capture_is_one_snapshot(store: Store, wanted: Capture) -> None:
         "block-rbd.so": "rewritten",
         "lib/liba.so.1": "link",
     }
-    assert taken.decoys == ("block-ssh",)
+    assert set(taken.decoys) - set(load_programs()[0].asked) == {"block-ssh"}
 
 
 @pytest.mark.parametrize(

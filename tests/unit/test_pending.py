@@ -250,16 +250,12 @@ def test_process_that_ended_meanwhile_cannot_be_told(guest: Guest) -> None:
 # -- what would be held ----------------------------------------------------------------------------
 
 
-def nothing() -> PendingFiles:
-    return PendingFiles({})
-
-
 def test_what_would_be_captured_is_counted(guest: Guest) -> None:
     plain = guest.host.module("block-ssh")
     modules = (*guest.process.own, LateLoad(plain.name, plain.path))
     wanted = Capture(build(), Purpose.HOLD, guest.host.executable, modules, "because")
     item = Item(guest.process, State.CURRENT, "because", source=wanted)
-    seen = preview(item, guest.late, nothing(), QEMU, ())
+    seen = preview(item, guest.late, change(guest.library, by=REMOVAL), QEMU, ())
     with guest.module.path.open("rb") as file:
         written = len(rewrite(file, RPATH, ["librbd.so.1"]))
     linked = plain.path.stat().st_size + guest.library.stat().st_size
@@ -267,16 +263,24 @@ def test_what_would_be_captured_is_counted(guest: Guest) -> None:
     assert (seen.bytes_held, seen.bytes_written) == (written + linked, written)
 
 
+def test_what_stays_on_disk_is_not_counted_as_kept(guest: Guest) -> None:
+    wanted = Capture(build(), Purpose.HOLD, guest.host.executable, guest.process.own, "because")
+    item = Item(guest.process, State.CURRENT, "because", source=wanted)
+    seen = preview(item, guest.late, PendingFiles({}), QEMU, ())
+    assert seen.bytes_held == seen.bytes_written > 0
+
+
 def test_what_is_held_already_is_counted_and_costs_nothing_more(guest: Guest) -> None:
     files = [held_file("block-rbd"), replace(held_file(), path="lib/librbd.so.1")]
     item = Item(guest.process, State.PROTECTED, "because", snapshot="qemu-held")
-    seen = preview(item, guest.late, nothing(), QEMU, (holding(snapshot("qemu-held", files)),))
+    pending = change(Path(files[0].origin), by=REMOVAL)
+    seen = preview(item, guest.late, pending, QEMU, (holding(snapshot("qemu-held", files)),))
     assert (seen.modules, seen.libraries, seen.bytes_held, seen.bytes_written) == (1, 1, 10, 0)
 
 
 def test_process_for_which_nothing_is_held_has_nothing_to_count(guest: Guest) -> None:
     item = Item(guest.process, State.AT_RISK, "because", problem="nothing can be done for it")
-    seen = preview(item, guest.late, nothing(), QEMU, ())
+    seen = preview(item, guest.late, PendingFiles({}), QEMU, ())
     assert (seen.modules, seen.libraries, seen.bytes_held) == (0, 0, 0)
 
 

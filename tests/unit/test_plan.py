@@ -272,16 +272,30 @@ def test_snapshot_that_lacks_a_module_is_completed_from_the_disk_and_itself() ->
 
 
 def test_fullest_snapshot_of_the_build_is_chosen() -> None:
-    part = holding(snapshot("qemu-part", [held_file("block-rbd")]), inode=903)
+    held = [held_file("block-rbd")]
+    part = holding(snapshot("qemu-part", held, decoys=("block-curl",)), inode=903)
     assert decided(REPLACED, WRONG, part, HELD).source == "qemu-held"
     assert decided(REPLACED, WRONG, HELD, part).source == "qemu-held"
 
 
 def test_damaged_snapshot_is_not_chosen() -> None:
-    part = holding(snapshot("qemu-part", [held_file("block-rbd")]), inode=903)
+    held = [held_file("block-rbd")]
+    part = holding(snapshot("qemu-part", held, decoys=("block-curl",)), inode=903)
     assert decided(REPLACED, WRONG, DAMAGED, part).source == "qemu-part"
     assert decided(REPLACED, WRONG, DAMAGED).problem != ""
     assert captured(decided(process(), OWN, DAMAGED)) == {m.name: m.path for m in OWN}
+
+
+def test_name_that_a_later_build_brings_is_refused_from_then_on() -> None:
+    """The view knows nothing of it: the search would go on, and find the other build's."""
+    later = WRONG + modules("block-later", stamp=OTHER_STAMP)
+    for aim in (Aim.PROTECT, Aim.CATCH_UP):
+        item = decided(POINTED, later, HELD, aim=aim)
+        assert item.state is State.PROTECTED
+        assert {path.parent for path in captured(item).values()} == {HELD.view}
+        assert decided(POINTED, WRONG, HELD, aim=aim).deliver is None
+    knows = replace(HELD.snapshot, id="qemu-knows", decoys=("block-later",))
+    assert decided(REPLACED, later, holding(knows)).source == "qemu-knows"
 
 
 def test_decoys_and_snapshots_of_other_builds_are_not_chosen() -> None:

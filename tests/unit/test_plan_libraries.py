@@ -151,7 +151,9 @@ def test_snapshot_that_lacks_what_would_be_loaded_does_not_fit(part: Holding) ->
 
 def test_snapshot_may_lack_what_would_not_load_anyway() -> None:
     guest = replace(GUEST, own=(RBD, replace(SSH, problem=TOO_OLD)))
-    assert decided(guest, held(LIBRBD, names=("block-rbd",))).source == "qemu-held"
+    part = held(LIBRBD, names=("block-rbd",))
+    refuses = replace(part, snapshot=replace(part.snapshot, decoys=("block-ssh",)))
+    assert decided(guest, refuses).source == "qemu-held"
 
 
 def test_snapshot_that_fits_comes_before_a_fuller_one_that_does_not() -> None:

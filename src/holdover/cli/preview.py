@@ -29,7 +29,7 @@ def run_preview(options: Namespace) -> int:
         simulated = run(*_simulation(options.apt or ["dist-upgrade"]))
         native = run("dpkg", "--print-architecture").stdout.strip()
         packages = apt.parse_simulation(simulated.stdout, native)
-        holdover = Holdover(progress=report)
+        holdover = Holdover(progress=report, deep=True)
         pending = _pending(_concerned(packages, holdover), Path(scratch), report)
         patterns = [name for program in holdover.programs for name in program.packages]
         named = apt.names_any([package.change for package in packages], patterns)
@@ -50,12 +50,14 @@ def _simulation(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _concerned(packages: Iterable[apt.Pending], holdover: Holdover) -> list[apt.Pending]:
-    """Those that own what a guest may load, and new ones, which may bring a successor of it."""
+    """Those that own what a guest may load, and new ones that may bring a successor of it."""
     wanted = {plain_name(path) for path in holdover.files_of_processes()}
+    patterns = ["lib*", *(name for program in holdover.programs for name in program.packages)]
     return [
         package
         for package in packages
-        if package.new or wanted.intersection(map(plain_name, _owned(package)))
+        if (package.new and apt.names_any([package.change], patterns))
+        or wanted.intersection(map(plain_name, _owned(package)))
     ]
 
 

@@ -53,6 +53,7 @@ class Program:
     version: re.Pattern[bytes]
     directory: re.Pattern[bytes]
     modules: re.Pattern[bytes]
+    asked: tuple[str, ...]
     complaint: re.Pattern[str]
     rehearse: tuple[Trial, ...]
 
@@ -100,6 +101,7 @@ def parse_program(text: str) -> Program:
             version=_pattern(build["version"], groups=1),
             directory=_pattern(build["directory"], groups=1),
             modules=_pattern(build["modules"], groups=1),
+            asked=_texts(build["asked"]),
             complaint=_text_pattern(data["complaint"], groups=1),
             rehearse=_trials(data.get("rehearse", [])),
         )

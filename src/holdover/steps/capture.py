@@ -48,7 +48,9 @@ def _decoys(wanted: Capture, program: Program) -> tuple[str, ...]:
     except OSError as error:
         raise UnreadableError(f"{wanted.executable} cannot be read: {error.strerror}") from error
     on_disk = {path.stem for d in wanted.build.directories for path in Path(d).glob("*.so")}
-    return tuple(sorted((known | on_disk) - {late.name for late in wanted.modules}))
+    return tuple(
+        sorted((known | on_disk | set(program.asked)) - {late.name for late in wanted.modules})
+    )
 
 
 def _hold(staging: Staging, wanted: Capture, late: LateLoad, program: Program) -> HeldFile:

@@ -160,7 +160,7 @@ class _Decision:
             case Aim.PROTECT, State.UNSUPPORTED:
                 return touches(item.process.executable)
             case ((Aim.PROTECT | Aim.CATCH_UP), State.PROTECTED):
-                return self._has_more_modules(item)
+                return self._is_outdated(item)
             case Aim.CATCH_UP, State.AT_RISK | State.DEFUSED:
                 return True
             case Aim.DEFUSE, State.AT_RISK:
@@ -177,11 +177,21 @@ class _Decision:
             return False
         return held.snapshot.build_id == item.process.build.build_id
 
-    def _has_more_modules(self, item: Item) -> bool:
-        """Some that were installed after it was protected; its view refuses them."""
+    def _is_outdated(self, item: Item) -> bool:
+        """Whether modules were installed since that its view refuses, or does not even know of."""
         held = next(h for h in self.holdings if h.snapshot.id == item.snapshot)
         more = {late.name for late in item.process.own if not late.problem}
+        if self._has_gaps(item.process, held.snapshot):
+            return True
         return not item.process.look_alike and not more <= held.snapshot.modules
+
+    def _has_gaps(self, process: Process, snapshot: Snapshot) -> bool:
+        """Names on disk that a view neither holds nor refuses: the search would go on to them.
+
+        Only a later build brings such, and it matters if the process puts that name together.
+        """
+        there = first_found(self.scan.modules, self._directories(process))
+        return not there.keys() <= {*snapshot.modules, *snapshot.decoys, *process.loaded}
 
     def remedy(self, item: Item) -> Item:
         process = item.process
@@ -208,7 +218,8 @@ class _Decision:
         own, held = process.own, self._held(item)
         if held is not None:
             doubtful = bool(held.rehearsal_failure and own)  # those on disk may do better
-            if process.look_alike or (_covers(held.snapshot, own) and not doubtful):
+            whole = not self._has_gaps(process, held.snapshot) and not doubtful
+            if process.look_alike or (_covers(held.snapshot, own) and whole):
                 return held.snapshot.id, ""
         if held is None and not own:
             held = self._sibling(process)
@@ -287,9 +298,10 @@ def _problem_of(installed: Installed) -> str:
 
 
 def _capture(build: Build, executable: Path, modules: tuple[LateLoad, ...], reason: str) -> Capture:
-    """Of what would load; the rest is refused, and named with the reason."""
-    loading = tuple(sorted((m for m in modules if not m.problem), key=lambda late: late.name))
-    unheld = {late.name: late.problem for late in modules if late.problem}
+    """Of what would load, here or in another executable; the rest is refused, with the reason."""
+    fit = [late for late in modules if late.other or not late.problem]
+    loading = tuple(sorted(fit, key=lambda late: late.name))
+    unheld = {late.name: late.problem for late in modules if late not in fit}
     unheld |= dict(entry for late in loading for entry in late.unheld)
     return Capture(build, Purpose.HOLD, executable, loading, reason, tuple(unheld.items()))
 

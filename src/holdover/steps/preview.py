@@ -25,22 +25,29 @@ def preview(
     """For one process, as planned before the change; nothing is changed."""
     breaks = tuple(_breaks(item, late_loads, pending, program))
     if isinstance(item.source, Capture):
-        return _of_capture(item, breaks, item.source)
+        return _of_capture(item, breaks, item.source, pending)
     held = next(
         (h.snapshot for h in holdings if h.snapshot.id in (item.source, item.snapshot)), None
     )
     if held is None:
         return Preview(item, breaks)
-    size = sum(file.size for file in held.files)
-    return Preview(item, breaks, len(held.modules), len(held.libraries), size)
+    gone = (file.size for file in held.files if _goes(Path(file.origin), pending))
+    return Preview(item, breaks, len(held.modules), len(held.libraries), sum(gone))
 
 
-def _of_capture(item: Item, breaks: tuple[tuple[str, str], ...], wanted: Capture) -> Preview:
+def _of_capture(
+    item: Item, breaks: tuple[tuple[str, str], ...], wanted: Capture, pending: PendingFiles
+) -> Preview:
     needs = {need.name: need for late in wanted.modules for need in late.needs}
     written = sum(_rewritten_size(late) for late in wanted.modules if late.order)
     linked = sum(_size(late.path) for late in wanted.modules if not late.order)
-    held = written + linked + sum(need.size for need in needs.values())
-    return Preview(item, breaks, len(wanted.modules), len(needs), held, written)
+    gone = sum(need.size for need in needs.values() if _goes(need.path, pending))
+    return Preview(item, breaks, len(wanted.modules), len(needs), written + linked + gone, written)
+
+
+def _goes(path: Path, pending: PendingFiles) -> bool:
+    """Whether nothing but the store will have the file."""
+    return pending.replacement(path) is not None
 
 
 def _rewritten_size(late: LateLoad) -> int:
