@@ -17,7 +17,7 @@ from pathlib import Path
 
 from holdover.dlopened import suggested_names
 from holdover.elf import ElfFile
-from holdover.errors import ElfError, MalformedError, UnreadableError
+from holdover.errors import ElfError, MalformedError, RefusedError, UnreadableError
 from holdover.forecast import Forecast, World, forecast, start_up, unresolved
 from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, System, candidates
@@ -106,6 +106,23 @@ class Sight:
         libraries = ((name, files.library(beside / name)) for name in names)
         return tuple(Found(name, library) for name, library in libraries if library)
 
+    def check_trust(self, seen: Forecast) -> None:
+        """Raises `RefusedError` if a user's library has a say in what the module needs.
+
+        What is mapped wins by its soname, and what it needs becomes part of the order: held like
+        that, everybody's module would need it. In LD_LIBRARY_PATH it may: that is part of what a
+        snapshot is for.
+        """
+        for name in seen.order:
+            library = self.world.mapped.get(name)
+            if library is None or not library.distrust:
+                continue
+            there = library.path.parent in self.system.library_path and self.files.library(
+                library.path
+            )
+            if not there or there.file != library.file:
+                raise RefusedError(f"its {name} is not used: {library.distrust}")
+
     def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
         """The modules, and all that comes with them."""
         for module in modules:
@@ -145,7 +162,7 @@ class LateLoads:
         self._distrusted: dict[Path, str] = {}
 
     def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
-        """What loading each of the modules of one build would do."""
+        """What loading each of the modules of one build would do; raises as `check_trust`."""
         modules, found = tuple(modules), []
         for module in modules:
             key = (id(sight), module.path)
@@ -235,6 +252,7 @@ class LateLoads:
             if there is None:
                 return LateLoad(module.name, module.path, problem="it is not for this machine")
             library, seen = there
+            sight.check_trust(seen)
             problem, other = self._problem(sight, library, seen), False
             if self.deep and not problem:
                 problem, other = _undefined(sight, library, seen, siblings)

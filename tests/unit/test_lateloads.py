@@ -10,7 +10,7 @@ from unit.elf_images import Image, dlopen_note
 from unit.factories import build, process
 from unit.hosts import Host
 
-from holdover.errors import MalformedError, UnreadableError
+from holdover.errors import MalformedError, RefusedError, UnreadableError
 from holdover.lateloads import LateLoads
 from holdover.model import Installed, LateLoad, Module, ProcessId
 from holdover.procfs import ProcFs
@@ -116,6 +116,33 @@ def test_library_that_others_could_have_made_is_not_held(
     ((name, why),) = late.unheld
     assert name == "libq.so.1"
     assert reason in why
+
+
+def with_a_library_of_a_user(host: Host, library_path: str = "") -> LateLoad:
+    """It has the soname of what a module needs, is mapped, and needs what nobody else has."""
+    host.library("libq.so.1")
+    extra = host.library("libextra.so.1", where="home")
+    own = host.library("libq.so.1", "libextra.so.1", where="home")
+    own.chmod(0o666)
+    return seen(host, host.module("m", "libq.so.1"), own, extra, LD_LIBRARY_PATH=library_path)
+
+
+def test_library_of_a_user_has_no_say_in_what_everybodys_modules_need(host: Host) -> None:
+    with pytest.raises(RefusedError, match="its libq.so.1 is not used: others can write to it"):
+        with_a_library_of_a_user(host)
+
+
+def test_library_of_a_user_counts_where_he_looks_for_libraries(host: Host) -> None:
+    """What is held for such a process is held for others only if they look there, too."""
+    late = with_a_library_of_a_user(host, f"{host.root}/home")
+    assert late.order == ("libq.so.1", "libextra.so.1")
+    assert [name for name, _ in late.unheld] == ["libq.so.1"]
+
+
+def test_library_of_a_user_that_no_module_needs_does_not_matter(host: Host) -> None:
+    own = host.library("libplugin.so", where="home")
+    own.chmod(0o666)
+    assert seen(host, host.module("m"), own).problem == ""
 
 
 # -- the rest of glibc -----------------------------------------------------------------------------
