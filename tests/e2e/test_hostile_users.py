@@ -138,3 +138,12 @@ def test_what_the_library_of_a_user_needs_is_needed_by_nobody_else(lab: Lab) -> 
     assert lab.status(hostile.pid)["state"] == "protected"
     lab.upgrade()
     assert {victim.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+
+
+def test_library_of_a_user_is_not_run_in_a_rehearsal(lab: Lab) -> None:
+    """It would reach what root's session keeps in its keyring, and fill root's memory."""
+    hostile, other = start_with_own_library(lab, "libz.so.1"), Guest.start(lab.root, "other")
+    assert lab.holdover("protect", str(other.pid)).returncode == 0  # now there is a set for both
+    done = lab.holdover("rehearse", str(hostile.pid))
+    assert done.returncode == 1
+    assert "its libz.so.1 is not run: it belongs to user 65534" in done.stderr
