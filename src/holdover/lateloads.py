@@ -30,8 +30,9 @@ __all__ = ["LateLoads", "Sight"]
 
 PATIENCE = 5.0
 """Seconds of our own processor time for all processes of one user. A host full of guests takes a
-fraction of one; but users choose what their processes map and where these look for libraries, and
-may make it as tedious to follow as they like. The others must have their turn all the same."""
+fraction of one; but users choose what their processes map, how often, and where these look for
+libraries, and may make it as tedious to follow as they like. The others must have their turn all
+the same."""
 
 _MAX_LIBRARY_PATH = 256
 _LIBC = "libc.so.6"
@@ -185,7 +186,7 @@ class LateLoads:
 
     def _check(self) -> None:
         if self.clock() > self._deadline:
-            raise UnreadableError("the libraries of its user's processes take too long to follow")
+            raise UnreadableError("its user's processes take too long to look at")
 
     # -- who looks -----------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from holdover.errors import MalformedError, RefusedError, UnreadableError
 from holdover.lateloads import LateLoads
 from holdover.model import Installed, LateLoad, Module, ProcessId
 from holdover.procfs import ProcFs
-from holdover.steps.scan import _Foresight
+from holdover.programs import load_programs
+from holdover.steps.scan import _Foresight, scan
 
 PID = 4711
 LIBC: dict[str, Any] = {"defines": ["GLIBC_2.36"]}
@@ -354,6 +355,18 @@ def test_patience_of_one_is_not_used_up_by_another(host: Host) -> None:
         except UnreadableError:
             outcomes.append("left")
     assert outcomes == ["seen", "left", "seen"]
+
+
+def test_user_who_has_had_his_share_is_not_looked_at_any_more(host: Host) -> None:
+    """To read what a process has mapped takes a second if it has mapped 60,000 parts of files."""
+    host.executable = host.program("qemu-system-x86_64")
+    host.process(PID)
+    (host.proc.root / "self").symlink_to(str(PID))
+    late = impatient(host, 0)
+    seen = scan(host.proc, load_programs(), (), host.root / "views", late=late)
+    (left,) = seen.unreadable
+    assert (left.pid, left.program, seen.processes) == (PID, "qemu", ())
+    assert "too long to look at" in left.reason
 
 
 def test_nobody_is_hurried_when_nobody_is_waited_for(host: Host) -> None:
