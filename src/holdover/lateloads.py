@@ -162,13 +162,19 @@ class LateLoads:
         self._origins: dict[Path, tuple[Path, str]] = {}
         self._distrusted: dict[Path, str] = {}
 
-    def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
-        """What loading each of the modules of one build would do; raises as `check_trust`."""
+    def of(
+        self, sight: Sight, modules: Iterable[Module], view: Path | None = None
+    ) -> tuple[LateLoad, ...]:
+        """What loading each of the modules of one build would do; raises as `check_trust`.
+
+        What lies in `view` the process may see at another place: whether it can be mapped as code
+        there is not looked at.
+        """
         modules, found = tuple(modules), []
         for module in modules:
             key = (id(sight), module.path)
             if key not in self._late:
-                self._late[key] = self._late_load(sight, module, modules)
+                self._late[key] = self._late_load(sight, module, modules, view)
             found.append(self._late[key])
         return tuple(found)
 
@@ -247,14 +253,16 @@ class LateLoads:
 
     # -- what is foreseen ----------------------------------------------------------------------
 
-    def _late_load(self, sight: Sight, module: Module, siblings: tuple[Module, ...]) -> LateLoad:
+    def _late_load(
+        self, sight: Sight, module: Module, siblings: tuple[Module, ...], view: Path | None
+    ) -> LateLoad:
         try:
             there = sight.forecast(module.path)
             if there is None:
                 return LateLoad(module.name, module.path, problem="it is not for this machine")
             library, seen = there
             sight.check_trust(seen)
-            problem, other = self._problem(sight, library, seen), False
+            problem, other = self._problem(sight, library, seen, view), False
             if self.deep and not problem:
                 problem, other = _undefined(sight, library, seen, siblings)
         except ElfError as error:
@@ -290,13 +298,14 @@ class LateLoads:
         opened = [(name, who) for at in objects for name, who in _opened(sight, at, held)]
         return tuple(steps), tuple(dict.fromkeys(opened))
 
-    def _problem(self, sight: Sight, module: Library, seen: Forecast) -> str:
+    def _problem(self, sight: Sight, module: Library, seen: Forecast, view: Path | None) -> str:
         missing = next((m.name for m in seen.closure.missing if m.name in seen.problem), None)
         directory = missing and sight.files.unlisted(missing)
         if directory:
             return f"{seen.problem}; it lies in {directory}: run ldconfig"
-        new = (entry.library.path for entry in seen.closure.found)
-        return seen.problem or sight.noexec((module.path, *new))
+        new = (module.path, *(entry.library.path for entry in seen.closure.found))
+        where = (path for path in new if view is None or not path.is_relative_to(view))
+        return seen.problem or sight.noexec(where)
 
     def _sorted_out(
         self, found: Iterable[Found]

@@ -325,7 +325,7 @@ class _Foresight:
                 sight = self.late.process(process.id.pid)
                 on_disk = self.late.of(sight, first_found(own, where).values())
                 view = self._view(process)
-                late = self.late.of(sight, _modules_in(view)) if view else on_disk
+                late = self.late.of(sight, _modules_in(view), view) if view else on_disk
         except (HoldoverError, OSError) as error:
             return replace(process, unforeseen=str(error))
         return replace(process, own=on_disk, late=late)
