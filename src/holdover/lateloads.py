@@ -17,7 +17,7 @@ from pathlib import Path
 
 from holdover.dlopened import suggested_names
 from holdover.elf import ElfFile
-from holdover.errors import ElfError, MalformedError, UnreadableError
+from holdover.errors import ElfError, MalformedError, RefusedError, UnreadableError
 from holdover.forecast import Forecast, World, forecast, start_up, unresolved
 from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, System, candidates
@@ -31,8 +31,9 @@ __all__ = ["LateLoads", "Sight"]
 
 PATIENCE = 5.0
 """Seconds of our own processor time for all processes of one user. A host full of guests takes a
-fraction of one; but users choose what their processes map and where these look for libraries, and
-may make it as tedious to follow as they like. The others must have their turn all the same."""
+fraction of one; but users choose what their processes map, how often, and where these look for
+libraries, and may make it as tedious to follow as they like. The others must have their turn all
+the same."""
 
 _MAX_LIBRARY_PATH = 256
 _LIBC = "libc.so.6"
@@ -121,6 +122,23 @@ class Sight:
             return ()
         return tuple(found.name for found in self.companions if found.name in _RESOLVERS)
 
+    def check_trust(self, seen: Forecast) -> None:
+        """Raises `RefusedError` if a user's library has a say in what the module needs.
+
+        What is mapped wins by its soname, and what it needs becomes part of the order: held like
+        that, everybody's module would need it. In LD_LIBRARY_PATH it may: that is part of what a
+        snapshot is for.
+        """
+        for name in seen.order:
+            library = self.world.mapped.get(name)
+            if library is None or not library.distrust:
+                continue
+            there = library.path.parent in self.system.library_path and self.files.library(
+                library.path
+            )
+            if not there or there.file != library.file:
+                raise RefusedError(f"its {name} is not used: {library.distrust}")
+
     def surroundings(self, modules: Iterable[Module]) -> Iterator[Library]:
         """The modules, and all that comes with them."""
         for module in modules:
@@ -159,24 +177,19 @@ class LateLoads:
         self._origins: dict[Path, tuple[Path, str]] = {}
         self._distrusted: dict[Path, str] = {}
 
-    def of(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
-        """What loading each of the modules of one build would do."""
-        found = []
-        for late in self.of_view(sight, modules):
-            noexec = sight.noexec((late.path, *(need.path for need in late.needs)))
-            found.append(replace(late, problem=late.problem or noexec))
-        return tuple(found)
+    def of(
+        self, sight: Sight, modules: Iterable[Module], view: Path | None = None
+    ) -> tuple[LateLoad, ...]:
+        """What loading each of the modules of one build would do; raises as `check_trust`.
 
-    def of_view(self, sight: Sight, modules: Iterable[Module]) -> tuple[LateLoad, ...]:
-        """The same for modules that the process may find elsewhere: their view may be mounted.
-
-        Whether it can map them there is for whoever verifies the delivery to say.
+        What lies in `view` the process may see at another place: whether it can be mapped as code
+        there is not looked at.
         """
         modules, found = tuple(modules), []
         for module in modules:
             key = (id(sight), module.path)
             if key not in self._late:
-                self._late[key] = self._late_load(sight, module, modules)
+                self._late[key] = self._late_load(sight, module, modules, view)
             found.append(self._late[key])
         return tuple(found)
 
@@ -194,7 +207,7 @@ class LateLoads:
 
     def _check(self) -> None:
         if self.clock() > self._deadline:
-            raise UnreadableError("the libraries of its user's processes take too long to follow")
+            raise UnreadableError("its user's processes take too long to look at")
 
     # -- who looks -----------------------------------------------------------------------------
 
@@ -255,13 +268,16 @@ class LateLoads:
 
     # -- what is foreseen ----------------------------------------------------------------------
 
-    def _late_load(self, sight: Sight, module: Module, siblings: tuple[Module, ...]) -> LateLoad:
+    def _late_load(
+        self, sight: Sight, module: Module, siblings: tuple[Module, ...], view: Path | None
+    ) -> LateLoad:
         try:
             there = sight.forecast(module.path)
             if there is None:
                 return LateLoad(module.name, module.path, problem="it is not for this machine")
             library, seen = there
-            problem, other = self._problem(sight, seen), False
+            sight.check_trust(seen)
+            problem, other = self._problem(sight, library, seen, view), False
             if self.deep and not problem:
                 problem, other = _undefined(sight, library, seen, siblings)
         except ElfError as error:
@@ -298,12 +314,14 @@ class LateLoads:
         opened = [(name, who) for at in objects for name, who in _opened(sight, at, held)]
         return tuple(steps), tuple(dict.fromkeys(opened))
 
-    def _problem(self, sight: Sight, seen: Forecast) -> str:
+    def _problem(self, sight: Sight, module: Library, seen: Forecast, view: Path | None) -> str:
         missing = next((m.name for m in seen.closure.missing if m.name in seen.problem), None)
         directory = missing and sight.files.unlisted(missing)
         if directory:
             return f"{seen.problem}; it lies in {directory}: run ldconfig"
-        return seen.problem
+        new = (module.path, *(entry.library.path for entry in seen.closure.found))
+        where = (path for path in new if view is None or not path.is_relative_to(view))
+        return seen.problem or sight.noexec(where)
 
     def _sorted_out(
         self, found: Iterable[Found]

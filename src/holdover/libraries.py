@@ -27,6 +27,7 @@ from holdover.loaded import is_loaded, mapped_objects
 from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id, open_regular
 from holdover.symbols import Symbols, read_symbols
+from holdover.trust import distrust_file
 from holdover.versions import defined_versions, needed_versions
 
 __all__ = ["Libraries", "read_library", "CACHE"]
@@ -57,6 +58,7 @@ def read_library(file: BinaryIO, path: Path) -> tuple[Library, int]:
         named=_named(elf),
         size=found.st_size,
         mtime_ns=found.st_mtime_ns,
+        distrust=distrust_file(found),
     )
     return library, elf.machine
 

@@ -58,6 +58,8 @@ class Library:
     """Sonames that it opens by name when it runs, as its .note.dlopen says."""
     size: int = 0
     mtime_ns: int = 0
+    distrust: str = ""
+    """Why somebody but root may have written it."""
 
 
 class Files(Protocol):

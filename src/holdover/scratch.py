@@ -20,6 +20,7 @@ from holdover.loaded import start_up
 from holdover.model import Process, ProcessId
 from holdover.procfs import ProcFs
 from holdover.run import watch
+from holdover.trust import distrust_file
 
 __all__ = ["Ending", "run_stand_in"]
 
@@ -92,8 +93,9 @@ def run_stand_in(
     """Start a stand-in for `process` and wait for its end, at most `timeout` seconds.
 
     `variables` are added to a fixed environment, of the process's own nothing; `text` goes to
-    stdin. Raises `UnsupportedError` if it cannot be told what the process was made of,
-    `VanishedError` if it ended, `CommandError` if no stand-in can be started here.
+    stdin. Raises `UnsupportedError` if it cannot be told what the process was made of, or if
+    others than root may have made some of it, `VanishedError` if it ended, `CommandError` if no
+    stand-in can be started here.
     """
     name = process.executable.name
     files = _files(proc, process.id, name)
@@ -131,7 +133,17 @@ def _files(proc: ProcFs, process: ProcessId, name: str) -> tuple[tuple[Path, str
 
 
 def _size(process: ProcessId, files: Iterable[tuple[Path, str]]) -> int:
-    try:
-        return sum(path.stat().st_size for path, _ in files)
-    except FileNotFoundError as error:
-        raise VanishedError(f"process {process.pid} ended") from error
+    """Of all of them, which only root may have written: a user's code is run by nobody but him.
+
+    Without rights it would still have what comes with root's session, its keyring for one.
+    """
+    size = 0
+    for path, name in files:
+        try:
+            found = path.stat()
+        except FileNotFoundError as error:
+            raise VanishedError(f"process {process.pid} ended") from error
+        if problem := distrust_file(found):
+            raise UnsupportedError(f"process {process.pid}: its {name} is not run: {problem}")
+        size += found.st_size
+    return size

@@ -3,15 +3,18 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from lab import Lab
 
 from holdover.demo.guest import ATTACHED, PROBES, Guest
+from holdover.rewrite import rewrite
 
 pytestmark = pytest.mark.e2e
 
-MODULES = "/usr/lib/x86_64-linux-gnu/qemu"
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+MODULES = f"{LIBRARIES}/qemu"
 USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
@@ -96,3 +99,51 @@ def test_executable_of_a_user_is_not_believed(lab: Lab) -> None:
     assert lab.holdover("protect").returncode == 1
     assert lab.status(victim.pid)["state"] == "protected"
     assert lab.status(hostile.pid)["state"] == "unsupported"
+
+
+# -- libraries of a user ---------------------------------------------------------------------------
+
+
+def start_with_own_library(lab: Lab, soname: str, *also: bytes) -> Guest:
+    """A user's guest with his copy of a library, which needs one more that nobody else has."""
+    lab.root.run("install", "-d", "/srv/own")
+    for name in also:
+        content = library(lab, "libaio.so.1").read_bytes()
+        lab.path(f"/srv/own/{name.decode()}").write_bytes(content.replace(b"libaio.so.1", name))
+    with library(lab, soname).open("rb") as file:
+        changed = rewrite(file, "/srv/own", [name.decode() for name in also])
+    lab.path(f"/srv/own/{soname}").write_bytes(changed)
+    lab.root.run("chown", "-R", "65534:65534", "/srv/own")
+    wrapper = ("env", f"LD_PRELOAD=/srv/own/{soname}", *USER)
+    return Guest.start(lab.root, "hostile", wrapper=wrapper)
+
+
+def library(lab: Lab, soname: str) -> Path:
+    return Path(os.path.realpath(lab.root.root / f"{LIBRARIES}/{soname}".lstrip("/")))
+
+
+def test_what_the_library_of_a_user_needs_is_needed_by_nobody_else(lab: Lab) -> None:
+    """Modules name all that they need, in the order in which the loader would come upon it: his
+    library must have no say in that, although its soname wins in his own guest.
+    """
+    hostile = start_with_own_library(lab, "libssh.so.4", b"libaio.so.0")
+    assert lab.holdover("protect").returncode == 1  # nothing can be held for him alone
+    assert lab.held() == []
+    reason = lab.status(hostile.pid)["modules"][0]["reason"]
+    assert "what it needs cannot be told: its libssh.so.4 is not used: it belongs to" in reason
+    victim = Guest.start(lab.root, "victim")
+    assert lab.holdover("protect", str(victim.pid)).returncode == 0
+    assert lab.holdover("protect").returncode == 0  # what is held for everybody serves him, too
+    assert lab.status(victim.pid)["state"] == "protected"
+    assert lab.status(hostile.pid)["state"] == "protected"
+    lab.upgrade()
+    assert {victim.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+
+
+def test_library_of_a_user_is_not_run_in_a_rehearsal(lab: Lab) -> None:
+    """It would reach what root's session keeps in its keyring, and fill root's memory."""
+    hostile, other = start_with_own_library(lab, "libz.so.1"), Guest.start(lab.root, "other")
+    assert lab.holdover("protect", str(other.pid)).returncode == 0  # now there is a set for both
+    done = lab.holdover("rehearse", str(hostile.pid))
+    assert done.returncode == 1
+    assert "its libz.so.1 is not run: it belongs to user 65534" in done.stderr

@@ -10,11 +10,12 @@ from unit.elf_images import Image, dlopen_note
 from unit.factories import build, process
 from unit.hosts import Host
 
-from holdover.errors import MalformedError, UnreadableError
+from holdover.errors import MalformedError, RefusedError, UnreadableError
 from holdover.lateloads import LateLoads
 from holdover.model import Installed, LateLoad, Module, ProcessId
 from holdover.procfs import ProcFs
-from holdover.steps.scan import _Foresight
+from holdover.programs import load_programs
+from holdover.steps.scan import _Foresight, scan
 
 PID = 4711
 LIBC: dict[str, Any] = {"defines": ["GLIBC_2.36"]}
@@ -116,6 +117,33 @@ def test_library_that_others_could_have_made_is_not_held(
     ((name, why),) = late.unheld
     assert name == "libq.so.1"
     assert reason in why
+
+
+def with_a_library_of_a_user(host: Host, library_path: str = "") -> LateLoad:
+    """It has the soname of what a module needs, is mapped, and needs what nobody else has."""
+    host.library("libq.so.1")
+    extra = host.library("libextra.so.1", where="home")
+    own = host.library("libq.so.1", "libextra.so.1", where="home")
+    own.chmod(0o666)
+    return seen(host, host.module("m", "libq.so.1"), own, extra, LD_LIBRARY_PATH=library_path)
+
+
+def test_library_of_a_user_has_no_say_in_what_everybodys_modules_need(host: Host) -> None:
+    with pytest.raises(RefusedError, match="its libq.so.1 is not used: others can write to it"):
+        with_a_library_of_a_user(host)
+
+
+def test_library_of_a_user_counts_where_he_looks_for_libraries(host: Host) -> None:
+    """What is held for such a process is held for others only if they look there, too."""
+    late = with_a_library_of_a_user(host, f"{host.root}/home")
+    assert late.order == ("libq.so.1", "libextra.so.1")
+    assert [name for name, _ in late.unheld] == ["libq.so.1"]
+
+
+def test_library_of_a_user_that_no_module_needs_does_not_matter(host: Host) -> None:
+    own = host.library("libplugin.so", where="home")
+    own.chmod(0o666)
+    assert seen(host, host.module("m"), own).problem == ""
 
 
 # -- the rest of glibc -----------------------------------------------------------------------------
@@ -335,6 +363,18 @@ def test_patience_of_one_is_not_used_up_by_another(host: Host) -> None:
         except UnreadableError:
             outcomes.append("left")
     assert outcomes == ["seen", "left", "seen"]
+
+
+def test_user_who_has_had_his_share_is_not_looked_at_any_more(host: Host) -> None:
+    """To read what a process has mapped takes a second if it has mapped 60,000 parts of files."""
+    host.executable = host.program("qemu-system-x86_64")
+    host.process(PID)
+    (host.proc.root / "self").symlink_to(str(PID))
+    late = impatient(host, 0)
+    seen = scan(host.proc, load_programs(), (), host.root / "views", late=late)
+    (left,) = seen.unreadable
+    assert (left.pid, left.program, seen.processes) == (PID, "qemu", ())
+    assert "too long to look at" in left.reason
 
 
 def test_nobody_is_hurried_when_nobody_is_waited_for(host: Host) -> None:

@@ -8,6 +8,7 @@ match a program definition. Nothing is loaded, executed or sent to a process to 
 import glob
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def scan(
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
-    look = _Look(proc, programs, deliveries, views, builds=dict(known or {}))
+    look = _Look(proc, programs, deliveries, views, late, builds=dict(known or {}))
     everyone = proc.pids()
     for pid in set(pids) & set(everyone) if pids else everyone:  # /proc also answers for threads
         look.at(pid)
@@ -84,6 +85,8 @@ class _Look:
     programs: tuple[Program, ...]
     deliveries: tuple[Delivery, ...]
     views: Path
+    late: LateLoads | None
+    """Keeps the time that is spent on each user."""
     processes: list[Process] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     foreign: int = 0
@@ -109,7 +112,8 @@ class _Look:
 
     def _at_instance(self, pid: int, program: Program, link: str) -> None:
         try:
-            self._add(pid, program, link)
+            with self.late.on_behalf_of(pid) if self.late else nullcontext():
+                self._add(pid, program, link)
         except (HoldoverError, OSError) as error:
             if not isinstance(error, VanishedError) or self._still_runs(pid, link):
                 self.unreadable.append(Unreadable(pid, str(error), program.name))
@@ -321,7 +325,7 @@ class _Foresight:
                 sight = self.late.process(process.id.pid)
                 on_disk = self.late.of(sight, first_found(own, where).values())
                 view = self._view(process)
-                late = self.late.of_view(sight, _modules_in(view)) if view else on_disk
+                late = self.late.of(sight, _modules_in(view), view) if view else on_disk
         except (HoldoverError, OSError) as error:
             return replace(process, unforeseen=str(error))
         return replace(process, own=on_disk, late=late)
