@@ -166,6 +166,9 @@ class Process:
     """Whether its environment could be read."""
     covered_by: FileId | None = None
     """Identity of its module directory as the process itself sees it."""
+    mounted: frozenset[str] = frozenset()
+    """Snapshots whose views are mounted in its namespace, one upon the other: each carries the
+    next, and the kernel drops a mount with the directory that it lies on."""
     loaded: frozenset[str] = frozenset()
     """Names of the modules that it has mapped."""
     unsupported: str = ""

@@ -6,10 +6,11 @@ Source: proc_pid_mountinfo(5), mount_namespaces(7).
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from holdover.errors import MalformedError
 
-__all__ = ["Mount", "parse_mountinfo", "sharing_refusal"]
+__all__ = ["Mount", "parse_mountinfo", "view_on", "sharing_refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,12 @@ def _parse_line(line: str) -> Mount:
 def _unescape(text: str) -> str:
     """Blank, tab, newline and backslash are octal in the mount table."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def view_on(mount: Mount, views: Path) -> str:
+    """The snapshot whose view is mounted there, gone or not; "" if it is something else."""
+    _, ours, rest = mount.root.partition(f"/{views.parent.name}/{views.name}/")
+    return rest.partition("/")[0] if ours else ""
 
 
 def sharing_refusal(mount: Mount, others: tuple[Mount, ...]) -> str:

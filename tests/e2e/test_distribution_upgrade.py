@@ -157,6 +157,7 @@ def test_no_block_driver_was_left_out(crossed: Crossed, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_host_names_are_found(crossed: Crossed, kind: str) -> None:
     """No guest has asked for one before; libc 2.31 opens its resolvers at the first question."""
+    crossed.lab.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
     disk = {"node-name": "named", "driver": "http", "url": "http://localhost:1/x"}
     answer = crossed.guests[kind].qmp("blockdev-add", {**disk, "read-only": True})
     assert "connect to localhost" in answer["error"]["desc"]

@@ -123,6 +123,13 @@ def test_process_that_is_covered_by_a_view_without_a_lease_keeps_it(store: Store
     assert done.snapshots == (SECOND,)
 
 
+def test_view_that_carries_the_mount_of_another_is_kept(store: Store) -> None:
+    found = (store.views / SECOND).stat()
+    upper = FileId(found.st_dev, found.st_ino)
+    done = collected(store, scan(process(covered_by=upper, mounted=frozenset({FIRST}))))
+    assert done.snapshots == ()
+
+
 def test_nothing_goes_while_a_process_cannot_be_read(store: Store) -> None:
     add(store, FIRST, SECOND)
     done = collected(store, scan(unreadable=(Unreadable(7, "no"), Unreadable(8, "no"))), dead)

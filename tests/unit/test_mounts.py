@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mount table as text, and when sharing forbids a mount."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.errors import MalformedError
-from holdover.mounts import Mount, parse_mountinfo, sharing_refusal
+from holdover.mounts import Mount, parse_mountinfo, sharing_refusal, view_on
 
 LINE = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"
 
@@ -42,6 +45,21 @@ def test_the_peer_group_is_among_the_optional_fields(fields: str, group: int | N
     (found,) = parse_mountinfo(f"1 0 8:1 / /usr rw {fields}- ext4 /dev/sda1 rw")
     assert found.peer_group == group
     assert found.kind == "ext4"
+
+
+@pytest.mark.parametrize(
+    ("root", "snapshot"),
+    [
+        ("/usr/lib/holdover/view/qemu-1", "qemu-1"),
+        ("/@rootfs/usr/lib/holdover/view/qemu-1", "qemu-1"),
+        ("/usr/lib/holdover/view/qemu-1//deleted", "qemu-1"),
+        ("/usr/lib/x86_64-linux-gnu/qemu", ""),
+        ("/", ""),
+    ],
+)
+def test_view_is_told_by_what_is_mounted(root: str, snapshot: str) -> None:
+    found = replace(mount(None), root=root)
+    assert view_on(found, Path("/usr/lib/holdover/view")) == snapshot
 
 
 def test_all_lines_are_read_in_order() -> None:

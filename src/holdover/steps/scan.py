@@ -26,6 +26,7 @@ from holdover.errors import (
 from holdover.lateloads import LateLoads
 from holdover.memory import Memory
 from holdover.model import Build, Delivery, FileId, Installed, Module, Process, Scan, Unreadable
+from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
 from holdover.search import directories, first_found
@@ -196,6 +197,7 @@ class _Look:
             chosen_known=chosen is not None,
             no_environment=no_environment,
             covered_by=self._covered_by(pid, process.build),
+            mounted=self._mounted(pid, process.build),
             loaded=frozenset(self._loaded(pid, program)),
             no_mount=self._no_mount(process, no_environment),
         )
@@ -254,6 +256,13 @@ class _Look:
     def _covered_by(self, pid: int, build: Build) -> FileId | None:
         """Only the first directory is ever covered."""
         return file_id(self.proc.path(pid, f"root{build.directories[0]}"))
+
+    def _mounted(self, pid: int, build: Build) -> frozenset[str]:
+        """Read only where something else than the host's directory is seen."""
+        if self._covered_by(pid, build) == file_id(build.directories[0]):
+            return frozenset()
+        mounts = parse_mountinfo(self.proc.read(pid, "mountinfo"))
+        return frozenset(filter(None, (view_on(mount, self.views) for mount in mounts)))
 
     def _loaded(self, pid: int, program: Program) -> Iterator[str]:
         for path in {m.path.removesuffix(DELETED) for m in self.proc.maps(pid)}:

@@ -15,7 +15,7 @@ from holdover import linux
 from holdover.covering import MountTables
 from holdover.errors import ProcessError, RefusedError, UnsupportedError, VanishedError
 from holdover.model import FileId, Process
-from holdover.mounts import parse_mountinfo
+from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import ProcFs, file_id
 
 __all__ = ["deliver", "release"]
@@ -62,8 +62,7 @@ def _views_on(proc: ProcFs, process: Process, directory: Path, views: Path) -> i
     """How many of our views are the topmost mounts on `directory`."""
     mounts = parse_mountinfo(proc.read(process.id.pid, "mountinfo"))
     there = [mount for mount in mounts if mount.point == str(directory)]
-    mark = f"/{views.parent.name}/{views.name}/"
-    return sum(1 for _ in takewhile(lambda mount: mark in mount.root, reversed(there)))
+    return sum(1 for _ in takewhile(lambda mount: view_on(mount, views), reversed(there)))
 
 
 def _check_target(process: Process, target: int, ours: FileId | None, views: Path) -> None:
