@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow of a rehearsal: what is held for a process is late-loaded in a scratch process.
+"""The flow of a rehearsal: what is held for a process is late-loaded in a stand-in.
 
     lease of our own -> rehearse, with the lock free -> record -> drop the lease
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from holdover.errors import HoldoverError, RefusedError
 from holdover.flow import Holdover
 from holdover.model import Holding, Item, Lease, Process, Result, State
-from holdover.proof import Rehearsal
+from holdover.rehearsal import Rehearsal
 from holdover.steps.plan import Aim
 from holdover.steps.rehearse import rehearse
 
@@ -22,7 +22,7 @@ Chosen = list[tuple[Process, Holding]]
 
 
 def prove(holdover: Holdover, pid: int) -> Rehearsal:
-    """Late-load what a process is pointed at in a scratch process, and remember what fails.
+    """Late-load what a process is pointed at in a stand-in, and remember what fails.
 
     One that is pointed at nothing is rehearsed with what `protect` would give it. Raises
     `ProcessError` if it is no known program, `RefusedError` if there is nothing to rehearse, and
@@ -35,7 +35,7 @@ def prove(holdover: Holdover, pid: int) -> Rehearsal:
 
 
 def protect_proven(holdover: Holdover, pids: Collection[int] = ()) -> Result:
-    """Protect, but deliver only snapshots of which no module fails in a scratch process."""
+    """Protect, but deliver only snapshots of which no module fails in a stand-in."""
     with _borrowed(holdover, pids, _deliverable) as chosen:
         holdover.proven = {}
         for process, holding in chosen:

@@ -19,13 +19,12 @@ from pathlib import Path
 import pytest
 from system.scratch import Scratch, running, until
 
-from holdover import scratch
 from holdover.errors import HoldoverError, UnsupportedError, VanishedError
 from holdover.loaded import start_up
 from holdover.model import Process
 from holdover.procfs import ProcFs
 from holdover.run import run
-from holdover.scratch import Ending, run_stand_in
+from holdover.standin import Ending, run_stand_in
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("namespaces")]
 
@@ -178,7 +177,7 @@ def test_library_whose_name_leads_elsewhere_is_copied_nowhere(
 ) -> None:
     found = start_up(PROC, original.id.pid)
     odd = replace(found, libraries=((name, found.loader), *found.libraries))
-    monkeypatch.setattr(scratch, "start_up", lambda *_: odd)
+    monkeypatch.setattr(standin, "start_up", lambda *_: odd)
     with pytest.raises(UnsupportedError, match="no file name"):
         ending(original, "true")
 

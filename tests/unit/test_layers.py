@@ -17,12 +17,21 @@ MAX_FILE_LINES = 400
 LAYERS = {
     "words": ("errors", "model"),
     "pure": (
-        *("elf", "hashtables", "loaderlog", "proof", "versions", "symbols", "dlopened", "rewrite"),
+        *(
+            "elf",
+            "hashtables",
+            "loaderlog",
+            "rehearsal",
+            "versions",
+            "symbols",
+            "dlopened",
+            "rewrite",
+        ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
-        *("environ", "linux", "run", "covering", "scratch"),
+        *("environ", "linux", "run", "covering", "standin"),
     ),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "staging", "durable"),

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from holdover.cli.output import print_json, print_table, progress
 from holdover.cli.text import printable
 from holdover.flow import Holdover
-from holdover.proof import Proof, Rehearsal
 from holdover.proving import prove
+from holdover.rehearsal import Proof, Rehearsal
 
 __all__ = ["run_rehearse"]
 

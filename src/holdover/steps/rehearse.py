@@ -17,8 +17,8 @@ from holdover.loaderlog import Load, last_words, parse_loads
 from holdover.model import Holding, Process
 from holdover.procfs import ProcFs
 from holdover.programs import Program
-from holdover.proof import ModuleProof, Proof, Rehearsal
-from holdover.scratch import Ending, run_stand_in
+from holdover.rehearsal import ModuleProof, Proof, Rehearsal
+from holdover.standin import Ending, run_stand_in
 
 __all__ = ["rehearse"]
 

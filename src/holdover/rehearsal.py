@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What late loads in a scratch process have shown, module by module."""
+"""What late loads in a stand-in have shown, module by module."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ __all__ = ["Rehearsal", "ModuleProof", "Proof"]
 
 
 class Proof(StrEnum):
-    """What became of a module in a scratch process."""
+    """What became of a module in a stand-in."""
 
     LOADS = "loads"
     FAILS = "fails"

@@ -8,8 +8,8 @@ from unit.factories import held_file, holding, process, snapshot
 
 from holdover.cli.rehearse import _rehearsal_json, _summary
 from holdover.loaderlog import Load
-from holdover.proof import ModuleProof, Proof, Rehearsal
-from holdover.scratch import Ending
+from holdover.rehearsal import ModuleProof, Proof, Rehearsal
+from holdover.standin import Ending
 from holdover.steps.rehearse import _judge, _Run
 
 CURL, RBD = "block-curl", "block-rbd"
