@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from system.scratch import Scratch, running, until
 
+from holdover import standin
 from holdover.errors import HoldoverError, UnsupportedError, VanishedError
 from holdover.loaded import start_up
 from holdover.model import Process
