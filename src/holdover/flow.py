@@ -19,7 +19,7 @@ from holdover.errors import (
     UnreadableError,
     VanishedError,
 )
-from holdover.lateloads import LateLoads
+from holdover.lateloads import PATIENCE, LateLoads
 from holdover.model import (
     Capture,
     Delivery,
@@ -42,8 +42,7 @@ from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
 from holdover.steps.capture import capture
-from holdover.steps.collect import Collection as Collected
-from holdover.steps.collect import collect
+from holdover.steps.collect import Collected, collect
 from holdover.steps.deliver import environment, mount
 from holdover.steps.explain import explain
 from holdover.steps.plan import Aim, Touches, always, files_of, plan
@@ -53,6 +52,8 @@ from holdover.steps.verify import verify
 from holdover.store import Store
 
 __all__ = ["Holdover", "Progress"]
+
+_LEFT_ALONE = "it is left alone, as programs.disabled asks for"
 
 Progress = Callable[[str], None]
 """Told what is being done, one short line at a time."""
@@ -70,8 +71,14 @@ class Holdover:
     store: Store = field(default_factory=Store)
     programs: tuple[Program, ...] = field(default_factory=load_programs)
     deliveries: tuple[Delivery, ...] = (Delivery.ENVIRONMENT, Delivery.MOUNT)
+    disabled: tuple[str, ...] = ()
+    """Names of programs that are looked at and left alone."""
     lock_timeout: float = 10.0
     """Seconds to wait for another holdover."""
+    patience: float = PATIENCE
+    """Seconds of processor time that looking at all processes of one user may take."""
+    pin_lifetime: float = 0.0
+    """Seconds that a pin keeps a snapshot; 0: forever."""
     progress: Progress = _silent
     deep: bool = False
     """Look up every symbol when late loads are foreseen."""
@@ -98,7 +105,7 @@ class Holdover:
     def explain(self, pid: int) -> tuple[Scan, tuple[Item, ...], tuple[Explanation, ...]]:
         """What a late load of each module would do in one process, and how."""
         seen, items = self.status([pid])
-        late = self._late or LateLoads(self.proc)
+        late = self._late or self._foresight()
         explained = [
             explain(
                 late,
@@ -113,7 +120,9 @@ class Holdover:
         """What `carry_out` would do; takes no lock and changes nothing."""
         installed = aim is Aim.PROTECT
         seen = self._scan(pids, installed=installed)
-        return plan(seen, self.store.holdings(), self.deliveries, self.store.views, aim, touches)
+        holdings = self.store.holdings()
+        decided = plan(seen, holdings, self.deliveries, self.store.views, aim, touches)
+        return _without(decided, self.disabled)
 
     def files_of_processes(self) -> frozenset[Path]:
         """Files and directories whose change would concern a live process."""
@@ -124,7 +133,7 @@ class Holdover:
         seen, holdings = self._scan(), self.store.holdings()
         where = (self.deliveries, self.store.views)
         planned = plan(seen, holdings, *where, Aim.PROTECT, pending.concerns)
-        late = self._late or LateLoads(self.proc)
+        late = self._late or self._foresight()
         previews = (
             preview(item, late, pending, self.program_of(item.process), holdings)
             for item in planned.items
@@ -135,9 +144,12 @@ class Holdover:
         self, pids: Collection[int] = (), *, installed: bool = False, late: bool = True
     ) -> Scan:
         self.progress("looking at processes")
-        self._late = self._late or LateLoads(self.proc, deep=self.deep)
+        self._late = self._late or self._foresight()
         foresee = self._late if late else None
         return scan(*self._where, pids=pids, installed=installed, late=foresee)
+
+    def _foresight(self) -> LateLoads:
+        return LateLoads(self.proc, deep=self.deep, patience=self.patience)
 
     @property
     def _where(self) -> tuple[ProcFs, tuple[Program, ...], tuple[Delivery, ...], Path]:
@@ -328,7 +340,8 @@ class Holdover:
             if transaction is not None:
                 self.drop_leases(transaction)
             seen = self._scan(late=False)
-            return collect(self.store, seen, self.proc.is_alive, dry_run=dry_run)
+            pinned = self.store.pins.valid(self.pin_lifetime)
+            return collect(self.store, seen, self.proc.is_alive, pinned, dry_run=dry_run)
 
     def drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:
         """The process needs nothing any more (`but` one); the caller is the writer."""
@@ -353,6 +366,18 @@ def _holding(holdings: tuple[Holding, ...], snapshot: str) -> Holding:
     if found is None:
         raise DamagedError(f"snapshot {snapshot} is not in the store")
     return found
+
+
+def _without(decided: Plan, disabled: tuple[str, ...]) -> Plan:
+    """The plan, with nothing to be done for the programs that the operator wants left alone."""
+    items = (
+        replace(item, deliver=None, source="", problem="", reason=f"{item.reason}; {_LEFT_ALONE}")
+        if item.process.build.program in disabled and (item.deliver or item.problem)
+        else item
+        for item in decided.items
+    )
+    captures = (c for c in decided.captures if c.build.program not in disabled)
+    return replace(decided, items=tuple(items), captures=tuple(captures))
 
 
 def _seen_at(item: Item, holding: Holding) -> Path:

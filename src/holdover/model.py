@@ -267,6 +267,11 @@ class Snapshot:
         return {f.path.removeprefix("lib/"): f for f in self.files if f.path.startswith("lib/")}
 
     @property
+    def bytes_written(self) -> int:
+        """The rest are links, or share their blocks."""
+        return sum(file.size for file in self.files if file.how in ("copy", "rewritten"))
+
+    @property
     def modules(self) -> frozenset[str]:
         return frozenset(f.path.removesuffix(".so") for f in self.files if "/" not in f.path)
 

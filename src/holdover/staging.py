@@ -3,6 +3,7 @@
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 import stat
@@ -22,11 +23,13 @@ __all__ = ["Staging", "file_digest"]
 _CAPABILITY = "security.capability"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Staging:
     """A view in the making."""
 
     directory: Path
+    room: float = math.inf
+    """How many bytes may still be written; links cost none."""
 
     def hold(self, name: str, origin: Path) -> HeldFile:
         """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
@@ -38,7 +41,7 @@ class Staging:
         target = self._target(name)
         with store_errors(f"hold {origin}"):
             _check_holdable(origin, origin.lstat())
-            how = _hold(origin, target)
+            how = _hold(origin, target, self._take)
             _check_holdable(target, target.lstat())  # it may have been replaced meanwhile
             return _describe(name, origin, target, how)
 
@@ -56,11 +59,20 @@ class Staging:
             with origin.open("rb") as file:
                 _check_holdable(origin, os.fstat(file.fileno()))
                 content = change(file)
+            self._take(len(content))
             with target.open("xb") as copy:
                 copy.write(content)
             _copy_attributes(origin, target)
             _check_holdable(target, target.lstat())  # it may have been replaced meanwhile
             return _describe(name, origin, target, "rewritten")
+
+    def _take(self, size: int) -> None:
+        if size > self.room:
+            raise StoreError(
+                "more would be written to the store than store.budget allows",
+                hint="`holdover list` shows what is held for whom; raise the setting",
+            )
+        self.room -= size
 
     def _target(self, name: str) -> Path:
         """Names come from files that others made; below `lib` is as deep as it goes."""
@@ -104,7 +116,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hold(origin: Path, target: Path) -> str:
+def _hold(origin: Path, target: Path, take: Callable[[int], None]) -> str:
     try:
         target.hardlink_to(origin)
         return "link"
@@ -117,6 +129,7 @@ def _hold(origin: Path, target: Path) -> str:
             linux.reflink(source.fileno(), copy.fileno())
             how = "reflink"
         except OSError:
+            take(os.fstat(source.fileno()).st_size)
             shutil.copyfileobj(source, copy)
             how = "copy"
         copy.flush()

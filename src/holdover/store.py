@@ -9,7 +9,8 @@
     └── staging/<random>/               a view that is being made
     /var/lib/holdover/
     ├── snapshot/<id>.json              the manifest; its rename is the commit point
-    └── rehearsal/<id>.json             what did not load when it was last tried
+    ├── rehearsal/<id>.json             what did not load when it was last tried
+    └── pin/<id>.json                   somebody wants it kept
     /run/holdover/
     ├── lock                            one writer at a time; readers take no lock
     └── lease/<pid>-<start time>-<id>   a live process needs snapshot <id>
@@ -20,6 +21,7 @@ is in staging. docs/store.md has the crash table.
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import stat
@@ -36,6 +38,7 @@ from typing import Any, TypeVar
 from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import BusyError, DamagedError, StoreError, UntrustedError
 from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose, Snapshot
+from holdover.pins import Pins
 from holdover.staging import Staging, file_digest
 
 __all__ = ["Store"]
@@ -53,6 +56,8 @@ class Store:
     objects: Path = Path("/usr/lib/holdover")
     state: Path = Path("/var/lib/holdover")
     run: Path = Path("/run/holdover")
+    budget: int = 0
+    """How many bytes may be written in all; 0: as many as there are."""
 
     @property
     def views(self) -> Path:
@@ -69,6 +74,10 @@ class Store:
     @property
     def _rehearsals(self) -> Path:
         return self.state / "rehearsal"
+
+    @property
+    def pins(self) -> Pins:
+        return Pins(self.state / "pin")
 
     @property
     def _leases(self) -> Path:
@@ -96,7 +105,8 @@ class Store:
 
     @property
     def _directories(self) -> tuple[Path, ...]:
-        return self.views, self._staging, self._manifests, self._rehearsals, self._leases
+        kept = (self._manifests, self._rehearsals, self.pins.directory)
+        return self.views, self._staging, *kept, self._leases
 
     def _check_trust(self) -> None:
         """Whoever can write here could put code into every guest."""
@@ -115,13 +125,14 @@ class Store:
         with store_errors("clean the store"):
             for left in self._staging.iterdir():
                 _remove(left)
-            for directory in (self._manifests, self._rehearsals, self._leases):
+            for directory in self._directories[2:]:
                 for half_written in directory.glob(".*.new"):
                     half_written.unlink()
             needed = {path.stem for path in self._manifests.glob("*.json")}
-            for record in self._rehearsals.glob("*.json"):
-                if record.stem not in needed:
-                    record.unlink()
+            for directory in (self._rehearsals, self.pins.directory):
+                for record in directory.glob("*.json"):
+                    if record.stem not in needed:
+                        record.unlink()
             needed |= {lease.snapshot for lease in self.leases()}  # its manifest may be lost
             for view in self.views.iterdir():
                 if view.name not in needed:
@@ -134,10 +145,15 @@ class Store:
             directory = Path(tempfile.mkdtemp(dir=self._staging))
             directory.chmod(0o755)
         try:
-            yield Staging(directory)
+            yield Staging(directory, self._room())
         finally:
             # what cannot be removed now goes with the next sweep, and must not hide the error
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _room(self) -> float:
+        if not self.budget:
+            return math.inf
+        return self.budget - sum(h.snapshot.bytes_written for h in self.holdings())
 
     def commit(self, staging: Staging, wanted: Snapshot) -> Snapshot:
         """Make the view and its manifest appear; a sound one that is already there is kept.

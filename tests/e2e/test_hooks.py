@@ -206,9 +206,8 @@ def test_hook_that_takes_too_long_gives_up_and_the_transaction_goes_on(lab: Lab)
     """Another holdover has the lock, and does not end."""
     guest = enable(lab)
     lab.path("/run/holdover").mkdir()
-    modules = lab.path("/usr/lib/python3/dist-packages/holdover")
-    hooks = (modules / "cli/hooks.py").read_text()
-    (modules / "cli/hooks.py").write_text(hooks.replace("BUDGET = 30.0", "BUDGET = 0.5"))
+    lab.path("/etc/holdover").mkdir()
+    lab.path("/etc/holdover/holdover.toml").write_text("[hook]\nbudget = 0.5\n")
     wait = "touch /tmp/locked; while test -e /tmp/locked; do sleep 0.1; done"
     hold = f"flock /run/holdover/lock sh -c '{wait}'"
     lab.root.run("sh", "-c", f"({hold}) >/dev/null 2>&1 & until test -e /tmp/locked; do :; done")

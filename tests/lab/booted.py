@@ -50,6 +50,8 @@ OTHER_PACKAGES = (
     "procps",
     "python3",
     "python3-rich",
+    "python3-prometheus-client",
+    "unattended-upgrades",
 )
 
 BOOT_SECONDS = 60.0

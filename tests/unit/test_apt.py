@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.errors import UsageError
+from holdover.packages import names_any
 from holdover.packages.apt import (
-    Change,
+    Package,
     Pending,
     archive_path,
     changed_files,
-    names_any,
     parse_changes,
     parse_simulation,
 )
@@ -23,7 +23,7 @@ DEB = "/var/cache/apt/archives/qemu.deb"
 UPGRADE = f"qemu-system-x86 1:7.2-7 amd64 foreign < 1:7.2-8 amd64 foreign {DEB}"
 
 
-def changes(*lines: str) -> tuple[Change, ...]:
+def changes(*lines: str) -> tuple[Package, ...]:
     return parse_changes([*HEAD, *lines])
 
 
@@ -33,15 +33,15 @@ def changes(*lines: str) -> tuple[Change, ...]:
 @pytest.mark.parametrize(
     ("line", "change"),
     [
-        (UPGRADE, Change("qemu-system-x86", "amd64")),
-        (f"qemu 2.0 amd64 none > 1.0 amd64 none {DEB}", Change("qemu", "amd64")),
-        (f"qemu 2.0 amd64 none = 2.0 amd64 none {DEB}", Change("qemu", "amd64")),
-        (f"qemu - - none < 1.0 arm64 none {DEB}", Change("qemu", "arm64")),
-        ("qemu 1.0 amd64 none > - - none **REMOVE**", Change("qemu", "amd64")),
-        (f"libc6 2.36 i386 same < 2.37 i386 same {DEB}", Change("libc6", "i386")),
-        (f"qemu 1.0 amd64 none < 2.0 all none {DEB}", Change("qemu", "amd64")),
-        ("qemu 1 amd64 none < 2 amd64 none /tmp/a b/c d.deb", Change("qemu", "amd64")),
-        (f"libstdc++6 1 amd64 same < 2 amd64 same {DEB}", Change("libstdc++6", "amd64")),
+        (UPGRADE, Package("qemu-system-x86", "amd64")),
+        (f"qemu 2.0 amd64 none > 1.0 amd64 none {DEB}", Package("qemu", "amd64")),
+        (f"qemu 2.0 amd64 none = 2.0 amd64 none {DEB}", Package("qemu", "amd64")),
+        (f"qemu - - none < 1.0 arm64 none {DEB}", Package("qemu", "arm64")),
+        ("qemu 1.0 amd64 none > - - none **REMOVE**", Package("qemu", "amd64")),
+        (f"libc6 2.36 i386 same < 2.37 i386 same {DEB}", Package("libc6", "i386")),
+        (f"qemu 1.0 amd64 none < 2.0 all none {DEB}", Package("qemu", "amd64")),
+        ("qemu 1 amd64 none < 2 amd64 none /tmp/a b/c d.deb", Package("qemu", "amd64")),
+        (f"libstdc++6 1 amd64 same < 2 amd64 same {DEB}", Package("libstdc++6", "amd64")),
     ],
     ids=[
         "upgrade",
@@ -55,23 +55,23 @@ def changes(*lines: str) -> tuple[Change, ...]:
         "plus signs",
     ],
 )
-def test_a_change_names_package_and_installed_architecture(line: str, change: Change) -> None:
+def test_a_change_names_package_and_installed_architecture(line: str, change: Package) -> None:
     assert changes(line) == (change,)
 
 
 def test_a_package_that_is_only_configured_changes_no_file() -> None:
     configured = "qemu 1.0 amd64 none = 1.0 amd64 none **CONFIGURE**"
-    assert changes(configured, UPGRADE) == (Change("qemu-system-x86", "amd64"),)
+    assert changes(configured, UPGRADE) == (Package("qemu-system-x86", "amd64"),)
 
 
 def test_all_changes_are_read_in_order() -> None:
     lines = [f"{name}1 1 amd64 none < 2 amd64 none {DEB}" for name in "cab"]
-    assert [change.package for change in changes(*lines)] == ["c1", "a1", "b1"]
+    assert [change.name for change in changes(*lines)] == ["c1", "a1", "b1"]
 
 
 def test_both_architectures_of_a_package_are_changes() -> None:
     lines = [f"libc6 1 {arch} same < 2 {arch} same {DEB}" for arch in ("amd64", "i386")]
-    assert changes(*lines) == (Change("libc6", "amd64"), Change("libc6", "i386"))
+    assert changes(*lines) == (Package("libc6", "amd64"), Package("libc6", "i386"))
 
 
 def test_no_packages_are_no_changes() -> None:
@@ -157,7 +157,7 @@ SIMULATED = [
 def pending(
     name: str, version: str = "", *, new: bool = False, architecture: str = "amd64"
 ) -> Pending:
-    return Pending(Change(name, architecture), version, new)
+    return Pending(Package(name, architecture), version, new)
 
 
 FOUND = [
@@ -203,7 +203,7 @@ def test_nothing_to_do_is_no_package() -> None:
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])
 def test_removed_package_without_an_architecture_is_a_native_one(architecture: str) -> None:
     (found,) = parse_simulation("Remv librbd1 [16.2.11+ds-2]", architecture)
-    assert found.change == Change("librbd1", architecture)
+    assert found.package == Package("librbd1", architecture)
 
 
 @pytest.mark.parametrize(
@@ -271,36 +271,36 @@ def info(tmp_path: Path) -> Path:
 
 
 def test_files_are_those_of_the_installed_version(info: Path) -> None:
-    found = changed_files([Change("qemu", "amd64")], info)
+    found = changed_files([Package("qemu", "amd64")], info)
     assert found == "/.\n/usr\n/usr/bin\n/usr/bin/kvm\n"
 
 
 def test_a_multi_arch_package_owns_the_files_of_its_architecture(info: Path) -> None:
-    assert changed_files([Change("libc6", "i386")], info) == "/lib/i386/libc.so.6\n"
+    assert changed_files([Package("libc6", "i386")], info) == "/lib/i386/libc.so.6\n"
 
 
 def test_files_of_all_changes_come_together(info: Path) -> None:
-    found = changed_files([Change("libc6", "i386"), Change("libc6", "amd64")], info)
+    found = changed_files([Package("libc6", "i386"), Package("libc6", "amd64")], info)
     assert found == "/lib/i386/libc.so.6\n/lib/amd64/libc.so.6\n"
 
 
 def test_a_package_that_is_not_installed_owns_nothing(info: Path) -> None:
-    assert changed_files([Change("nginx", "amd64")], info) == ""
+    assert changed_files([Package("nginx", "amd64")], info) == ""
 
 
 def test_without_dpkg_nothing_is_owned(tmp_path: Path) -> None:
-    assert changed_files([Change("qemu", "amd64")], tmp_path / "missing") == ""
+    assert changed_files([Package("qemu", "amd64")], tmp_path / "missing") == ""
 
 
 def test_a_file_name_may_hold_anything_but_a_newline(info: Path) -> None:
     names = "/usr/a\x0bb\n/usr/c\u2028d\n/usr/e\x85f\n"
     (info / "odd.list").write_text(names)
-    assert changed_files([Change("odd", "all")], info) == names
+    assert changed_files([Package("odd", "all")], info) == names
 
 
 def test_a_file_name_that_is_not_utf_8_is_the_files_own(info: Path) -> None:
     (info / "odd.list").write_bytes(b"/usr/a\xff\n")
-    assert changed_files([Change("odd", "all")], info) == "/usr/a\udcff\n"
+    assert changed_files([Package("odd", "all")], info) == "/usr/a\udcff\n"
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "a" * 5000])
@@ -327,9 +327,9 @@ def test_an_absurdly_long_name_owns_nothing_or_is_a_usage_error(info: Path, name
 )
 def test_packages_are_matched_whole(package: str, named: bool) -> None:
     patterns = ["qemu-system-*", "qemu-block-*", "qemu"]
-    assert names_any([Change("bash", "amd64"), Change(package, "amd64")], patterns) is named
+    assert names_any(["bash", package], patterns) is named
 
 
 def test_nothing_names_nothing() -> None:
     assert not names_any([], ["*"])
-    assert not names_any([Change("qemu", "amd64")], [])
+    assert not names_any(["qemu"], [])

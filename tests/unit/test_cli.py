@@ -30,7 +30,7 @@ from holdover.cli.arguments import parse_arguments
 from holdover.cli.explain import _module_json
 from holdover.cli.main import main
 from holdover.cli.protect import _plan_json
-from holdover.cli.snapshots import _bytes_written, _snapshot_json
+from holdover.cli.snapshots import _snapshot_json
 from holdover.cli.status import _status_code, _status_json
 from holdover.flow import Holdover
 from holdover.model import Delivery, Explanation, Holding, Item, Purpose, Scan, State, Unreadable
@@ -68,6 +68,8 @@ COMMANDS = [
     "preview install libssh-4",
     "list",
     "show qemu-a",
+    "pin qemu-a",
+    "unpin qemu-a",
     "gc",
     "gc --dry-run",
     "doctor",
@@ -285,18 +287,24 @@ def listed(*entries: dict[str, object]) -> Any:
     return answer
 
 
+PINNED = frozenset({DECOYS.snapshot.id})
+
+
 def test_list_has_all_its_keys() -> None:
     users = (lease(1, "qemu-held"), lease(2, "qemu-decoys"))
-    answer = listed(_snapshot_json(HELD, 4096, users), _snapshot_json(DECOYS, 0, ()))
+    answer = listed(
+        _snapshot_json(HELD, 4096, users, frozenset()), _snapshot_json(DECOYS, 0, (), PINNED)
+    )
     first, second = answer["snapshots"]
     assert first["leases"] == [{"pid": 1, "start_time": 123456, "name": "guest1"}]
     assert (first["files"], first["bytes_held"], first["bytes_written"]) == (1, 4096, 0)
     assert second["leases"] == []
+    assert [first["pinned"], second["pinned"]] == [False, True]
 
 
 def test_only_copies_cost_bytes() -> None:
     files = [held_file("a", "link"), held_file("b", "reflink"), held_file("c", "copy")]
-    assert _bytes_written(holding(snapshot(files=files))) == 5
+    assert snapshot(files=files).bytes_written == 5
 
 
 # -- the schema itself -------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from unit.factories import lease, process, scan, store_below, take, write_module
 
 from holdover.errors import UnreadableError
 from holdover.model import FileId, ProcessId, Scan, Unreadable
-from holdover.steps.collect import Collection, collect
+from holdover.steps.collect import Collected, collect
 from holdover.store import Store
 
 FIRST, SECOND = "qemu-first", "qemu-second"
@@ -49,7 +49,7 @@ def collected(
     is_alive: Callable[[ProcessId], bool] = alive,
     *,
     dry_run: bool = False,
-) -> Collection:
+) -> Collected:
     with store.writing(0):
         return collect(store, seen, is_alive, dry_run=dry_run)
 
@@ -133,7 +133,7 @@ def test_view_that_carries_the_mount_of_another_is_kept(store: Store) -> None:
 def test_nothing_goes_while_a_process_cannot_be_read(store: Store) -> None:
     add(store, FIRST, SECOND)
     done = collected(store, scan(unreadable=(Unreadable(7, "no"), Unreadable(8, "no"))), dead)
-    assert done == Collection((), (), 0, "2 processes could not be read")
+    assert done == Collected((), (), 0, "2 processes could not be read")
     assert ids(store) == {FIRST, SECOND}
     assert len(store.leases()) == 2
 
@@ -142,7 +142,7 @@ def test_leases_of_the_dead_go_even_if_a_process_cannot_be_read(store: Store) ->
     add(store, FIRST, SECOND, SECOND)
     unread = scan(unreadable=(Unreadable(7, "no"),))
     done = collected(store, unread, lambda process: process.pid < 3)
-    assert done == Collection((lease(3, SECOND),), (), 0)
+    assert done == Collected((lease(3, SECOND),), (), 0)
     assert len(store.leases()) == 2
 
 
@@ -183,11 +183,11 @@ def test_dry_run_says_the_same_and_changes_nothing(
 
 def test_second_collection_finds_nothing_to_do(store: Store) -> None:
     collected(store, scan(), dead)
-    assert collected(store, scan(), dead) == Collection((), (), 0)
+    assert collected(store, scan(), dead) == Collected((), (), 0)
 
 
 def test_empty_store_has_nothing_to_collect(tmp_path: Path) -> None:
-    assert collected(store_below(tmp_path / "empty"), scan()) == Collection((), (), 0)
+    assert collected(store_below(tmp_path / "empty"), scan()) == Collected((), (), 0)
 
 
 # -- bytes -------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.cli.hooks import MARKER, _parse_marker, hook_text
+from holdover.cli.hooks import _parse_marker
 from holdover.errors import UsageError
 from holdover.model import ProcessId
+from holdover.packages.apt import hook_files
+from holdover.packages.guard import MARKER
 
 DID_NOT_RUN = "did not run, live guests were not looked at"
 PLACES = [
@@ -47,6 +49,11 @@ def apt_config(text: str, directory: Path, *words: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return done.stdout
+
+
+def hook_text(command: Path) -> str:
+    (file,) = hook_files(command)
+    return file.text
 
 
 def hook_lines(command: Path) -> tuple[str, str]:
@@ -113,7 +120,7 @@ def test_apt_finds_the_protocol_version_by_the_first_word_of_the_hook(
 
 @pytest.mark.parametrize("character", ['"', "\\", "\n", "'"])
 def test_path_that_apt_cannot_quote_is_refused(character: str) -> None:
-    with pytest.raises(UsageError, match="apt's configuration"):
+    with pytest.raises(UsageError, match="configuration of a package manager"):
         hook_text(Path(f"/opt/a{character}b/holdover"))
 
 

@@ -7,7 +7,10 @@ import pytest
 
 from holdover.cli.hooks import _touches
 from holdover.errors import UnreadableError, UsageError
+from holdover.packages import Change
+from holdover.packages.apt import read_change
 from holdover.procfs import ProcFs
+from holdover.programs import load_programs
 
 HEAD = "VERSION 3\nAPT::Architecture=amd64\n\n"
 MODULES = "/usr/lib/x86_64-linux-gnu/qemu"
@@ -29,10 +32,13 @@ class Host:
         (self.proc.root / str(pid)).mkdir()
         (self.proc.root / str(pid) / "exe").symlink_to(executable)
 
+    def change(self, listing: str) -> Change:
+        return read_change([], listing.encode(), self.info)
+
     def touched(self, *packages: str, among: tuple[str, ...]) -> list[str] | None:
         """Which of the paths the upgrade of these packages concerns; None if it concerns nobody."""
         lines = (f"{name} 1 amd64 none < 2 amd64 none /x.deb\n" for name in packages)
-        touches = _touches(HEAD + "".join(lines), self.proc, self.info)
+        touches = _touches(self.change(HEAD + "".join(lines)), load_programs(), self.proc)
         return None if touches is None else [path for path in among if touches(Path(path))]
 
 
@@ -99,7 +105,7 @@ def test_list_that_makes_no_sense_is_an_error_and_so_is_a_proc_that_is_not_there
     host: Host, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError):
-        _touches("", host.proc, host.info)
+        host.change("")
     host.proc = ProcFs(tmp_path / "gone")
     with pytest.raises(UnreadableError):
         host.touched("librbd1", among=PATHS)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdover import __version__
+from holdover.config import SETTINGS
 
 __all__ = ["parse_arguments"]
 
@@ -51,6 +52,10 @@ def _add(commands: Commands, module: str, name: str, text: str) -> argparse.Argu
         name, help=text, description=text[0].upper() + text[1:] + "."
     )
     added.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    text = "change a setting for this once, see holdover.toml(5)"
+    added.add_argument(
+        "-o", dest="setting", action="append", default=[], metavar="KEY=VALUE", help=text
+    )
     added.set_defaults(module=module)
     return added
 
@@ -64,6 +69,13 @@ def _add_list(
 ) -> None:
     command.add_argument(name, nargs=nargs, type=kind, **more)  # type: ignore[arg-type]
     command.set_defaults(more=(name, kind))
+
+
+def _add_flag(command: argparse.ArgumentParser, key: str) -> None:
+    """The option for a setting; all that is to be said about it is in the table."""
+    setting = next(s for s in SETTINGS if s.key == key)
+    choices, text = setting.choices or None, f"only this one; overrides the setting {key}"
+    command.add_argument(setting.flag, dest=key, choices=choices, help=text)
 
 
 def _add_processes(commands: Commands) -> None:
@@ -91,7 +103,7 @@ def _add_processes(commands: Commands) -> None:
     how.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
     text = "deliver only what loads in a scratch process, see `holdover rehearse`"
     how.add_argument("--rehearse", action="store_true", help=text)
-    protect.add_argument("--delivery", choices=["environment", "mount"], help="use only this one")
+    _add_flag(protect, "deliveries")
 
     text = "late-load what is held for a process in a scratch process, to see that it works"
     rehearse = _add(commands, "rehearse", "rehearse", text)
@@ -113,6 +125,12 @@ def _add_snapshots(commands: Commands) -> None:
     text = "show one snapshot, file by file, and read it all to verify it"
     show = _add(commands, "snapshots", "show", text)
     show.add_argument("id", help="as `holdover list` shows it; a unique beginning is enough")
+    for name, text in (
+        ("pin", "keep a snapshot, whether it is needed or not"),
+        ("unpin", "let a snapshot go once nobody needs it"),
+    ):
+        pin = _add(commands, "snapshots", name, text)
+        pin.add_argument("id", help="as `holdover list` shows it; a unique beginning is enough")
     gc = _add(commands, "snapshots", "gc", "remove what no live process needs")
     gc.add_argument("--dry-run", action="store_true", help="say what would go")
 

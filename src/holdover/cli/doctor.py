@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdover.cli import hooks
+from holdover.cli import confinement
+from holdover.cli.enabling import wanted_files
+from holdover.config import Config
 from holdover.environ import entry_values, read_environment
-from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError
+from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError, UsageError
 from holdover.flow import Holdover
 from holdover.memory import Memory
 from holdover.model import Build, Process
-from holdover.packages import apt
 from holdover.procfs import ProcFs
 from holdover.run import background
 from holdover.steps.deliver import environment, mount
@@ -32,15 +33,19 @@ class Check:
     detail: str
 
 
-def examine(holdover: Holdover) -> list[Check]:
+def examine(holdover: Holdover, config: Config) -> list[Check]:
     """All checks. Nothing is changed; scratch processes and files are gone afterwards."""
     checks: list[tuple[str, Callable[[Holdover], str]]] = [
+        ("configuration", lambda _: _configuration(config)),
         ("rights", _rights),
+        ("ptrace policy", lambda _: confinement.ptrace_policy()),
         ("store", _store),
         ("modules can be linked", _linking),
         ("environment delivery", _environment),
         ("mount delivery", _mount),
-        ("apt hooks", _hooks),
+        ("AppArmor", lambda _: confinement.apparmor(holdover.store.objects)),
+        ("SELinux", lambda _: confinement.selinux(holdover.store.objects)),
+        ("hooks", _hooks),
     ]
     return [_try(name, check, holdover) for name, check in checks]
 
@@ -52,6 +57,12 @@ def _try(name: str, check: Callable[[Holdover], str], holdover: Holdover) -> Che
         return Check(name, False, str(error))
     except OSError as error:
         return Check(name, False, str(error))
+
+
+def _configuration(config: Config) -> str:
+    if config.problems:
+        raise UsageError("; ".join(config.problems), hint="mend it, see holdover.toml(5)")
+    return f"{len(config.origins)} settings are not what is built in"
 
 
 _NEEDED = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_SYS_CHROOT": 18, "CAP_DAC_OVERRIDE": 1}
@@ -136,9 +147,13 @@ def _mount(holdover: Holdover) -> str:
     return "tried on a scratch process"
 
 
-def _hooks(holdover: Holdover) -> str:
-    if not apt.HOOK_PATH.exists():
-        raise RefusedError("not installed", hint="run `holdover enable`")
-    if apt.HOOK_PATH.read_text() != hooks.hook_text(hooks.own_command()):
-        raise RefusedError(f"{apt.HOOK_PATH} is not current", hint="run `holdover enable`")
-    return f"{apt.HOOK_PATH} is current"
+def _hooks(_: Holdover) -> str:
+    files = list(wanted_files())
+    for file in files:
+        if not file.path.exists():
+            raise RefusedError(f"{file.path} is missing", hint="run `holdover enable`")
+        if file.path.read_text() != file.text or file.path.stat().st_mode & 0o777 != file.mode:
+            raise RefusedError(f"{file.path} is not current", hint="run `holdover enable`")
+    if not files:
+        raise RefusedError("there is no package manager that holdover knows")
+    return f"{', '.join(str(file.path) for file in files)}: current"

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import asdict
 
 from holdover.cli.output import print_json, print_table, progress
+from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.text import printable
 from holdover.cli.unseen import check_found
 from holdover.errors import UsageError
-from holdover.flow import Holdover
 from holdover.model import Explanation, Item
 
 __all__ = ["run_explain"]
@@ -19,7 +19,8 @@ ANSWERS = {"loaded": "is loaded", "loads": "would load", "blocked": "would fail"
 
 def run_explain(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        scan, items, explained = Holdover(progress=report, deep=True).explain(options.pid)
+        holdover = make_holdover(read_config(options), progress=report, deep=True)
+        scan, items, explained = holdover.explain(options.pid)
     check_found([options.pid], [item.process.id.pid for item in items], scan.unreadable)
     wanted = _chosen(explained, options.name)
     if options.json:

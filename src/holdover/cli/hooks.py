@@ -1,91 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What package managers call, and the files that make them call it.
+"""What package managers call.
 
 The guest first, the upgrade second, holdover last: a hook always exits 0, within its time, and
-says on stderr what it did not do. The shell around it serves the case that it cannot even start.
+says on stderr what it did not do; unless the operator wants a veto. The shell around it serves the
+case that it cannot even start (packages/guard.py).
 """
 
 import re
 import shlex
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from holdover.cli.setup import make_holdover, make_programs
 from holdover.cli.text import printable
+from holdover.config import Config, load_config
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
 from holdover.model import Outcome, ProcessId, Result
-from holdover.packages import apt
+from holdover.packages import Change, load_adapter, names_any
+from holdover.packages.guard import MARKER, VETO
 from holdover.procfs import DELETED, ProcFs
 
 if TYPE_CHECKING:
     from holdover.programs import Program
 
-__all__ = ["run_hook", "enable", "disable", "hook_text", "BUDGET"]
+__all__ = ["run_hook"]
 
-BUDGET = 30.0
-"""Seconds that a hook may take before it gives up."""
-MARKER = Path("/run/holdover/transaction")
-"""Exists while a transaction that touches a program is under way; the shell guard looks at it."""
 _MAX_INPUT = 64 * 1024 * 1024
-_INSTALLED = Path("/usr/bin/holdover")
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+:-]+")  # neither the shell nor apt reads it otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a hook did."""
+
+    said: str = ""
+    complete: bool = True
+    """Everybody whom the transaction concerns is protected."""
 
 
 def run_hook(words: Sequence[str]) -> int:
-    """`hook apt before PID` with apt's list on stdin, or `hook apt after`. Always returns 0."""
+    """`hook MANAGER before PID [WORD...]`, its list on stdin, or `hook MANAGER after`.
+
+    Returns 0; `VETO` if something is not protected before a transaction, and that was asked for.
+    """
     started = time.perf_counter()
+    config = load_config()
+    for problem in config.problems:
+        _complain(problem)
+    done = _within_budget(words, config)
+    if done.said:
+        print(f"holdover: {done.said} ({time.perf_counter() - started:.2f} s)", flush=True)
+    if done.complete:
+        return 0
+    if config.hook_veto and "before" in words[1:2]:
+        _complain("the transaction is stopped, as the setting hook.veto asks for")
+        return VETO
+    _complain("the transaction goes on; `holdover status` shows who is at risk")
+    return 0
+
+
+def _within_budget(words: Sequence[str], config: Config) -> Done:
     signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, BUDGET)
+    signal.setitimer(signal.ITIMER_REAL, config.hook_budget)
     try:
-        said = _dispatch(words)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if said:
-            print(f"holdover: {said} ({time.perf_counter() - started:.2f} s)", flush=True)
-    except (HoldoverError, BudgetError) as error:
+        return _dispatch(words, config)
+    except BudgetError:
+        _complain(f"gave up after {config.hook_budget:.0f} s; the rest is not protected")
+    except HoldoverError as error:
         _complain(str(error))
     except Exception as error:  # whatever it is, it is not the transaction's fault
         _complain(f"unexpected: {error!r}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return 0
+    return Done(complete=False)
 
 
 def _give_up(_signal: int, _frame: FrameType | None) -> None:
-    raise BudgetError(f"gave up after {BUDGET:.0f} s; the rest is not protected")
+    raise BudgetError
 
 
 def _complain(text: str) -> None:
     with suppress(OSError):  # nobody reads it
         print(f"holdover: {printable(text)}", file=sys.stderr)
-        what = "the transaction goes on; `holdover status` shows who is at risk"
-        print(f"holdover: {what}", file=sys.stderr)
 
 
-def _dispatch(words: Sequence[str]) -> str:
+def _dispatch(words: Sequence[str], config: Config) -> Done:
     match list(words):
-        case ["apt", "before", pid] if pid.isdecimal():
-            listing = sys.stdin.buffer.read(_MAX_INPUT).decode("utf-8", "surrogateescape")
-            return before_apt(listing, int(pid))
-        case ["apt", "after"]:
-            return after_transaction()
+        case [manager, "before", pid, *more] if pid.isdecimal() and len(pid) < 20:
+            return before_transaction(manager, more, int(pid), config)
+        case [manager, "after"]:
+            load_adapter(manager)
+            return after_transaction(config)
     raise UsageError(f"no such hook: {shlex.join(words)}", hint="run `holdover enable` again")
 
 
-def before_apt(listing: str, pid: int) -> str:
-    """Protect what apt is about to change. If that cannot be told, it may be everything."""
+def before_transaction(manager: str, words: Sequence[str], pid: int, config: Config) -> Done:
+    """Protect what is about to change. If that cannot be told, it may be everything."""
+    adapter, programs = load_adapter(manager), make_programs(config)
     try:
-        touches = _touches(listing)
+        change = adapter.read_change(words, sys.stdin.buffer.read(_MAX_INPUT))
+        touches = _everything if change is None else _touches(change, programs)
     except (HoldoverError, OSError) as error:
         _complain(f"{error}; protecting everything")
         touches = _everything
-    return _protect(touches, pid) if touches else ""
+    return _protect(touches, pid, config) if touches else Done()
 
 
 def _everything(_: Path) -> bool:
@@ -93,20 +118,16 @@ def _everything(_: Path) -> bool:
 
 
 def _touches(
-    listing: str, proc: ProcFs | None = None, info: Path = apt.DPKG_INFO
+    change: Change, programs: tuple["Program", ...], proc: ProcFs | None = None
 ) -> Callable[[Path], bool] | None:
     """Which files a transaction changes, or None if none of them concerns a program."""
-    from holdover.programs import load_programs
-
-    programs = load_programs()
-    changes = apt.parse_changes(listing.removesuffix("\n").split("\n"))
-    if apt.names_any(changes, [p for program in programs for p in program.packages]):
+    patterns = [pattern for program in programs for pattern in program.packages]
+    if names_any(change.names, patterns):
         return _everything  # a new package's files may land among those of an old build
-    owned = apt.changed_files(changes, info)
-    libraries = _LIBRARY.search(owned) and _anybody_runs(programs, proc or ProcFs())
-    if not (libraries or any(program.is_among(owned) for program in programs)):
+    libraries = _LIBRARY.search(change.files) and _anybody_runs(programs, proc or ProcFs())
+    if not (libraries or any(program.is_among(change.files) for program in programs)):
         return None
-    files = frozenset(owned.split("\n"))
+    files = frozenset(change.files.split("\n"))
     directories = {file.rpartition("/")[0] for file in files}
     # where /lib is a link to /usr/lib, packages may still say /lib
     return lambda path: any(
@@ -126,15 +147,14 @@ def _anybody_runs(programs: tuple["Program", ...], proc: ProcFs) -> bool:
     return False
 
 
-def _protect(touches: Callable[[Path], bool], pid: int) -> str:
-    from holdover.flow import Holdover
+def _protect(touches: Callable[[Path], bool], pid: int, config: Config) -> Done:
     from holdover.steps.plan import Aim
 
-    holdover = Holdover(lock_timeout=BUDGET)
+    holdover = make_holdover(config, lock_timeout=config.hook_budget)
     transaction = _identity(holdover.proc, pid)
     MARKER.parent.mkdir(parents=True, exist_ok=True)
     MARKER.write_text(f"{transaction.pid} {transaction.start_time}\n" if transaction else "")
-    return _summary(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction))
+    return _report(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction))
 
 
 def _identity(proc: ProcFs, pid: int) -> ProcessId | None:
@@ -146,17 +166,16 @@ def _identity(proc: ProcFs, pid: int) -> ProcessId | None:
         return None
 
 
-def after_transaction() -> str:
+def after_transaction(config: Config) -> Done:
     """Catch who started meanwhile, then let go of what nobody needs."""
-    from holdover.flow import Holdover
     from holdover.steps.plan import Aim
 
-    holdover = Holdover(lock_timeout=BUDGET)
+    holdover = make_holdover(config, lock_timeout=config.hook_budget)
     transaction = _parse_marker(MARKER.read_bytes()) if MARKER.exists() else None
     result = holdover.carry_out(Aim.CATCH_UP)
     holdover.collect(transaction=transaction)
     MARKER.unlink(missing_ok=True)  # last: until then the next run of dpkg makes good
-    return _summary(result)
+    return _report(result)
 
 
 def _parse_marker(content: bytes) -> ProcessId | None:
@@ -165,83 +184,22 @@ def _parse_marker(content: bytes) -> ProcessId | None:
     return ProcessId(int(found[1]), int(found[2])) if found else None
 
 
-def _summary(result: Result) -> str:
-    for problem in result.problems:
-        _complain(problem)
+def _report(result: Result) -> Done:
+    """Complain about what was not done, and name whom something was done for."""
+    wrong = [*result.problems]
     for process in result.unreadable:
         if process.program:
-            _complain(f"a {process.program} process is not protected: {process.reason}")
+            wrong.append(f"a {process.program} process is not protected: {process.reason}")
     for outcome in result.outcomes:
         if outcome.failed:
-            _complain(f"{_name(outcome)} is not protected: {outcome.reason}")
+            wrong.append(f"{_name(outcome)} is not protected: {outcome.reason}")
+    for problem in wrong:
+        _complain(problem)
     done = [_name(outcome) for outcome in result.outcomes if outcome.changed and not outcome.failed]
-    return f"protected {len(done)}: {', '.join(done)}" if done else ""
+    said = f"protected {len(done)}: {', '.join(done)}" if done else ""
+    return Done(said, complete=not wrong)
 
 
 def _name(outcome: Outcome) -> str:
     process = outcome.process
     return f"{printable(process.name or process.executable.name)} ({process.id.pid})"
-
-
-# -- the hook files ----------------------------------------------------------------------------
-
-
-def hook_text(command: Path) -> str:
-    """apt's configuration. The first word of a hook's command is the key of its options."""
-    if not _PLAIN_PATH.fullmatch(str(command)):
-        raise UsageError(
-            f"{command} cannot be written into apt's configuration",
-            hint="install holdover at a path of letters, digits and ./_+:-",
-        )
-    word = f"holdover={command};"
-    before = _guarded("hook apt before $PPID")
-    after = f"test ! -e {MARKER} || {_guarded('hook apt after')}"
-    return f"""\
-// Written by `holdover enable`, removed by `holdover disable`.
-// Whatever happens to holdover, these lines succeed: apt stops at a hook that fails.
-DPkg::Pre-Install-Pkgs {{ "{word} {before}; true"; }};
-DPkg::Tools::Options::"{word}"::Version "3";
-DPkg::Post-Invoke {{ "{word} {after}; true"; }};
-"""
-
-
-def _guarded(arguments: str) -> str:
-    complaint = "echo holdover: $holdover did not run, live guests were not looked at >&2"
-    return f"if test -x $holdover; then $holdover {arguments} || {complaint}; else {complaint}; fi"
-
-
-def enable() -> list[tuple[Path, str]]:
-    """Write the hook files; returns each path with what was done to it."""
-    return [(apt.HOOK_PATH, _write(apt.HOOK_PATH, hook_text(own_command())))]
-
-
-def disable() -> list[tuple[Path, str]]:
-    """Remove the hook files; returns each path with what was done to it."""
-    try:
-        apt.HOOK_PATH.unlink()
-    except FileNotFoundError:
-        return [(apt.HOOK_PATH, "was not there")]
-    return [(apt.HOOK_PATH, "removed")]
-
-
-def own_command() -> Path:
-    """The command that is running, or the one that is installed."""
-    called = Path(sys.argv[0])
-    found = shutil.which(str(called)) if called.name == "holdover" else None
-    if found is None and not _INSTALLED.exists():
-        raise UsageError(
-            "the path of the holdover command is not known", hint="call it as `holdover enable`"
-        )
-    return Path(found).absolute() if found else _INSTALLED
-
-
-def _write(path: Path, text: str) -> str:
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} does not exist: is this a system with apt?")
-    old = path.read_text() if path.exists() else None
-    if old == text:
-        return "is current"
-    temporary = path.with_name(f"{path.name}.holdover-new")  # apt ignores such names
-    temporary.write_text(text)
-    temporary.rename(path)
-    return "updated" if old is not None else "written"

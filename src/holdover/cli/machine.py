@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from holdover.cli.output import print_json, print_table
-from holdover.flow import Holdover
+from holdover.cli.setup import make_holdover, read_config
+from holdover.config import SETTINGS
+from holdover.kinds import show
 
 __all__ = ["run_doctor", "run_enable", "run_disable", "run_demo"]
 
@@ -16,23 +18,32 @@ __all__ = ["run_doctor", "run_enable", "run_disable", "run_demo"]
 def run_doctor(options: Namespace) -> int:
     from holdover.cli.doctor import examine
 
-    checks = examine(Holdover())
+    config = read_config(options)
+    checks = examine(make_holdover(config), config)
+    settings = [
+        (s.key, show(getattr(config, s.attribute)), config.origin(s.key), s.help) for s in SETTINGS
+    ]
     if options.json:
-        print_json({"schema": "holdover.doctor/1", "checks": [asdict(c) for c in checks]})
+        keys = ("key", "value", "origin", "help")
+        entries = [dict(zip(keys, setting, strict=True)) for setting in settings]
+        found = [asdict(check) for check in checks]
+        print_json({"schema": "holdover.doctor/1", "checks": found, "settings": entries})
     else:
         rows = [(c.name, "ok" if c.ok else "failed", c.detail) for c in checks]
         print_table(("CHECK", "RESULT", "DETAIL"), rows)
+        print()
+        print_table(("SETTING", "VALUE", "FROM", "MEANS"), settings)
     return 0 if all(check.ok for check in checks) else 1
 
 
 def run_enable(options: Namespace) -> int:
-    from holdover.cli.hooks import enable
+    from holdover.cli.enabling import enable
 
     return _show_hook_change(enable(), as_json=options.json)
 
 
 def run_disable(options: Namespace) -> int:
-    from holdover.cli.hooks import disable
+    from holdover.cli.enabling import disable
 
     return _show_hook_change(disable(), as_json=options.json)
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from holdover.cli.output import human_bytes, print_json, print_table, process_columns, progress
+from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import show_unreadable
 from holdover.errors import UsageError
 from holdover.flow import Holdover, Progress
 from holdover.model import Preview, Unreadable
-from holdover.packages import apt
+from holdover.packages import apt, names_any
 from holdover.pending import PendingFiles, Replacement, plain_name
 from holdover.run import run
 
@@ -29,10 +30,10 @@ def run_preview(options: Namespace) -> int:
         simulated = run(*_simulation(options.apt or ["dist-upgrade"]))
         native = run("dpkg", "--print-architecture").stdout.strip()
         packages = apt.parse_simulation(simulated.stdout, native)
-        holdover = Holdover(progress=report, deep=True)
+        holdover = make_holdover(read_config(options), progress=report, deep=True)
         pending = _pending(_concerned(packages, holdover), Path(scratch), report)
         patterns = [name for program in holdover.programs for name in program.packages]
-        named = apt.names_any([package.change for package in packages], patterns)
+        named = names_any((p.package.name for p in packages), patterns)
         previews, unreadable = holdover.preview(replace(pending, everything=named))
     if options.json:
         print_json(_json(packages, previews, unreadable))
@@ -56,13 +57,13 @@ def _concerned(packages: Iterable[apt.Pending], holdover: Holdover) -> list[apt.
     return [
         package
         for package in packages
-        if (package.new and apt.names_any([package.change], patterns))
+        if (package.new and names_any([package.package.name], patterns))
         or wanted.intersection(map(plain_name, _owned(package)))
     ]
 
 
 def _owned(package: apt.Pending) -> list[str]:
-    return apt.changed_files([package.change]).split("\n")
+    return apt.changed_files([package.package]).split("\n")
 
 
 def _pending(packages: list[apt.Pending], scratch: Path, report: Progress) -> PendingFiles:
@@ -71,7 +72,7 @@ def _pending(packages: list[apt.Pending], scratch: Path, report: Progress) -> Pe
     for number, package in enumerate(packages):
         archive = apt.archive_path(package)
         at_hand = bool(package.version) and archive.exists()
-        change = Replacement(package.change.package, package.version, at_hand)
+        change = Replacement(package.package.name, package.version, at_hand)
         owners |= dict.fromkeys(map(plain_name, filter(None, _owned(package))), change)
         if at_hand:
             report(f"reading {archive.name}")

@@ -5,9 +5,9 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from holdover.cli.output import print_json, print_table, process_columns, progress
+from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
-from holdover.flow import Holdover
-from holdover.model import Capture, Delivery, Item, Outcome, Plan
+from holdover.model import Capture, Item, Outcome, Plan
 from holdover.proving import protect_proven
 from holdover.steps.plan import Aim
 
@@ -15,18 +15,16 @@ __all__ = ["run_protect", "run_defuse", "run_release"]
 
 
 def run_protect(options: Namespace) -> int:
-    return _carry_out(options, Aim.PROTECT, options.delivery)
+    return _carry_out(options, Aim.PROTECT)
 
 
 def run_defuse(options: Namespace) -> int:
-    return _carry_out(options, Aim.DEFUSE, None)
+    return _carry_out(options, Aim.DEFUSE)
 
 
-def _carry_out(options: Namespace, aim: Aim, delivery: str | None) -> int:
+def _carry_out(options: Namespace, aim: Aim) -> int:
     with progress(wanted=not options.json) as report:
-        holdover = Holdover(progress=report)
-        if delivery:
-            holdover.deliveries = (Delivery(delivery),)
+        holdover = make_holdover(read_config(options), progress=report)
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
         elif aim is Aim.PROTECT and options.rehearse:
@@ -141,6 +139,6 @@ def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def run_release(options: Namespace) -> int:
-    outcome = Holdover().release(options.pid, force=options.force)
+    outcome = make_holdover(read_config(options)).release(options.pid, force=options.force)
     _show_outcomes((outcome,), as_json=options.json)
     return 0

@@ -5,8 +5,8 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from holdover.cli.output import print_json, print_table, progress
+from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.text import printable
-from holdover.flow import Holdover
 from holdover.proving import prove
 from holdover.rehearsal import Proof, Rehearsal
 
@@ -15,7 +15,7 @@ __all__ = ["run_rehearse"]
 
 def run_rehearse(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        done = prove(Holdover(progress=report), options.pid)
+        done = prove(make_holdover(read_config(options), progress=report), options.pid)
     if options.json:
         print_json(_rehearsal_json(done))
     else:

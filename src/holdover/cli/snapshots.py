@@ -6,25 +6,29 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from holdover.cli.output import human_bytes, print_json, print_table
+from holdover.cli.setup import make_holdover, read_config
 from holdover.errors import UsageError
 from holdover.flow import Holdover
 from holdover.model import Holding, Lease
 
-__all__ = ["run_list", "run_show", "run_gc"]
+__all__ = ["run_list", "run_show", "run_pin", "run_unpin", "run_gc"]
 
 
 def run_list(options: Namespace) -> int:
-    holdover = Holdover()
+    holdover = make_holdover(read_config(options))
     holdings, leases = holdover.store.holdings(), _live_leases(holdover)
+    pinned = holdover.store.pins.valid(holdover.pin_lifetime)
     held = holdover.store.bytes_held(holdings)
     if options.json:
-        entries = [_snapshot_json(h, held[h.snapshot.id], leases) for h in holdings]
+        entries = [_snapshot_json(h, held[h.snapshot.id], leases, pinned) for h in holdings]
         print_json({"schema": "holdover.list/1", "snapshots": entries})
     elif not holdings:
         print("Nothing is held.")
     else:
         columns = ("ID", "VERSION", "AGE", "FILES", "ONLY HERE", "WRITTEN", "USED BY")
-        print_table(columns, [_snapshot_row(h, held[h.snapshot.id], leases) for h in holdings])
+        print_table(
+            columns, [_snapshot_row(h, held[h.snapshot.id], leases, pinned) for h in holdings]
+        )
     return 0
 
 
@@ -34,7 +38,9 @@ def _live_leases(holdover: Holdover) -> tuple[Lease, ...]:
     )
 
 
-def _snapshot_json(holding: Holding, held: int, leases: tuple[Lease, ...]) -> dict[str, object]:
+def _snapshot_json(
+    holding: Holding, held: int, leases: tuple[Lease, ...], pinned: frozenset[str]
+) -> dict[str, object]:
     snapshot = holding.snapshot
     return {
         "id": snapshot.id,
@@ -44,8 +50,8 @@ def _snapshot_json(holding: Holding, held: int, leases: tuple[Lease, ...]) -> di
         "created": snapshot.created,
         "files": len(snapshot.files),
         "bytes_held": held,
-        "bytes_written": _bytes_written(holding),
-        "pinned": False,
+        "bytes_written": snapshot.bytes_written,
+        "pinned": snapshot.id in pinned,
         "leases": [
             {"pid": u.process.pid, "start_time": u.process.start_time, "name": u.name}
             for u in leases
@@ -54,21 +60,19 @@ def _snapshot_json(holding: Holding, held: int, leases: tuple[Lease, ...]) -> di
     }
 
 
-def _bytes_written(holding: Holding) -> int:
-    files = holding.snapshot.files
-    return sum(held.size for held in files if held.how in ("copy", "rewritten"))
-
-
-def _snapshot_row(holding: Holding, held: int, leases: tuple[Lease, ...]) -> tuple[str, ...]:
+def _snapshot_row(
+    holding: Holding, held: int, leases: tuple[Lease, ...], pinned: frozenset[str]
+) -> tuple[str, ...]:
     snapshot = holding.snapshot
     users = [u.name or str(u.process.pid) for u in leases if u.snapshot == snapshot.id]
+    users += ["a pin"] if snapshot.id in pinned else []
     return (
         snapshot.id,
         snapshot.version or "-",
         _age(snapshot.created),
         str(len(snapshot.files)),
         human_bytes(held),
-        human_bytes(_bytes_written(holding)),
+        human_bytes(snapshot.bytes_written),
         ", ".join(users) or "nobody",
     )
 
@@ -82,20 +86,54 @@ def _age(created: str) -> str:
 
 
 def run_show(options: Namespace) -> int:
-    holdover = Holdover()
-    found = [h for h in holdover.store.holdings() if h.snapshot.id.startswith(options.id)]
-    if len(found) != 1:
-        raise UsageError(
-            f"{options.id!r} is the beginning of {len(found)} snapshots, not of one",
-            hint="`holdover list` shows them",
-        )
-    holding, damage = found[0], found[0].damage or holdover.store.damage(found[0])
+    holdover = make_holdover(read_config(options))
+    holding = _find(holdover, options.id)
+    damage = holding.damage or holdover.store.damage(holding)
     if options.json:
         shown = {"schema": "holdover.snapshot/1"} | asdict(holding.snapshot)
         print_json(shown | {"view": str(holding.view), "damage": damage})
     else:
         _print_snapshot(holding, damage)
     return 1 if damage else 0
+
+
+def _find(holdover: Holdover, beginning: str) -> Holding:
+    found = [h for h in holdover.store.holdings() if h.snapshot.id.startswith(beginning)]
+    if len(found) != 1:
+        raise UsageError(
+            f"{beginning!r} is the beginning of {len(found)} snapshots, not of one",
+            hint="`holdover list` shows them",
+        )
+    return found[0]
+
+
+def run_pin(options: Namespace) -> int:
+    config = read_config(options)
+    holdover = make_holdover(config)
+    with holdover.writing():
+        snapshot = _find(holdover, options.id).snapshot.id
+        holdover.store.pins.add(snapshot)
+    days = config.pins_lifetime / 86400
+    how_long = f"for {days:g} days" if days else "until it is unpinned"
+    return _show_pin(options, snapshot, True, f"is kept {how_long}, whether it is needed or not")
+
+
+def run_unpin(options: Namespace) -> int:
+    holdover = make_holdover(read_config(options))
+    with holdover.writing():
+        snapshot = _find(holdover, options.id).snapshot.id
+        was_pinned = holdover.store.pins.remove(snapshot)
+    return _show_pin(
+        options, snapshot, False, "is no longer pinned" if was_pinned else "was not pinned"
+    )
+
+
+def _show_pin(options: Namespace, snapshot: str, pinned: bool, what: str) -> int:
+    if options.json:
+        print_json({"schema": "holdover.pin/1", "snapshot": snapshot, "pinned": pinned})
+    else:
+        print(f"{snapshot} {what}.")
+    return 0
 
 
 def _print_snapshot(holding: Holding, damage: str) -> None:
@@ -124,7 +162,7 @@ def _print_snapshot(holding: Holding, damage: str) -> None:
 
 
 def run_gc(options: Namespace) -> int:
-    collected = Holdover().collect(dry_run=options.dry_run)
+    collected = make_holdover(read_config(options)).collect(dry_run=options.dry_run)
     if options.json:
         print_json({"schema": "holdover.gc/1", "dry_run": options.dry_run} | asdict(collected))
         return 0

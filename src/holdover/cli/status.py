@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from holdover.cli.output import print_json, print_table, process_columns, progress
+from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found
 from holdover.flow import Holdover
 from holdover.model import Holding, Item, Scan, State
@@ -18,7 +19,7 @@ BAD_STATES = (State.AT_RISK, State.POISONED)
 
 def run_status(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        holdover = Holdover(progress=report, deep=options.verbose)
+        holdover = make_holdover(read_config(options), progress=report, deep=options.verbose)
         scan, items = holdover.status(options.pid)
     if options.json:
         print_json(_status_json(holdover, scan, items))

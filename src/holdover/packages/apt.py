@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""apt and dpkg: what a transaction is about to change, and the hook lines.
+"""apt: its hook lines, what a transaction is about to change, and what a simulated one would.
 
 Source: apt.conf(5), DPkg::Pre-Install-Pkgs, protocol version 3; FACTS 6.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from holdover.errors import UsageError
+from holdover.packages import Change, HookFile
+from holdover.packages.guard import command_word, guarded, guarded_after
 
 __all__ = [
-    "Change",
+    "is_here",
+    "hook_files",
+    "read_change",
+    "Package",
     "Pending",
     "parse_changes",
     "parse_simulation",
     "changed_files",
-    "names_any",
     "archive_path",
-    "HOOK_PATH",
     "DPKG_INFO",
 ]
 
@@ -39,10 +41,10 @@ _PENDING = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One package whose files are about to be replaced or removed."""
+class Package:
+    """One whose files are about to be replaced or removed."""
 
-    package: str
+    name: str
     architecture: str
 
 
@@ -50,13 +52,37 @@ class Change:
 class Pending:
     """One package in a simulated transaction; `version` is "" if it would be removed."""
 
-    change: Change
+    package: Package
     version: str
     new: bool
     """It is not installed now."""
 
 
-def parse_changes(lines: Iterable[str]) -> tuple[Change, ...]:
+def is_here() -> bool:
+    return HOOK_PATH.parent.is_dir()
+
+
+def hook_files(command: Path) -> tuple[HookFile, ...]:
+    """apt takes the first word of a hook's command as the key of its options."""
+    word = command_word(command)
+    text = f"""\
+// Written by `holdover enable`, removed by `holdover disable`.
+// Whatever happens to holdover, these lines succeed: apt stops at a hook that fails.
+DPkg::Pre-Install-Pkgs {{ "{word} {guarded("hook apt before $PPID")}; true"; }};
+DPkg::Tools::Options::"{word}"::Version "3";
+DPkg::Post-Invoke {{ "{word} {guarded_after("apt")}; true"; }};
+"""
+    return (HookFile(HOOK_PATH, text),)
+
+
+def read_change(_: Sequence[str], listing: bytes, info: Path = DPKG_INFO) -> Change:
+    """Raises `UsageError`, or `OSError` if dpkg's own lists cannot be read."""
+    text = listing.decode("utf-8", "surrogateescape")
+    packages = parse_changes(text.removesuffix("\n").split("\n"))
+    return Change(tuple(package.name for package in packages), changed_files(packages, info))
+
+
+def parse_changes(lines: Iterable[str]) -> tuple[Package, ...]:
     """Parse what apt writes to a Pre-Install-Pkgs hook of protocol version 3.
 
     Packages that are only configured change no file and are left out. Raises `UsageError` for
@@ -73,7 +99,7 @@ def parse_changes(lines: Iterable[str]) -> tuple[Change, ...]:
     return tuple(_parse_all(iterator))
 
 
-def _parse_all(lines: Iterator[str]) -> Iterator[Change]:
+def _parse_all(lines: Iterator[str]) -> Iterator[Package]:
     for line in lines:
         fields = line[:_MAX_LINE].rstrip("\n").split(" ", 8)
         if len(fields) != 9 or not _PACKAGE.fullmatch(fields[0]):
@@ -84,7 +110,7 @@ def _parse_all(lines: Iterator[str]) -> Iterator[Change]:
         architecture = old_architecture if old_version != "-" else new_architecture
         if not _ARCHITECTURE.fullmatch(architecture):
             raise UsageError(f"a line of apt's list makes no sense: {line[:200]!r}")
-        yield Change(name, architecture)
+        yield Package(name, architecture)
 
 
 def parse_simulation(text: str, native: str) -> tuple[Pending, ...]:
@@ -107,29 +133,21 @@ def _parse_pending(line: str, native: str) -> Pending:
     if found is None or (found["verb"] == "Inst") != (found["version"] is not None):
         raise UsageError(f"a line of apt's simulation makes no sense: {line[:200]!r}")
     name, _, architecture = found["name"].partition(":")
-    change = Change(name, architecture or found["architecture"] or native)
-    return Pending(change, found["version"] or "", new=found["old"] is None)
+    package = Package(name, architecture or found["architecture"] or native)
+    return Pending(package, found["version"] or "", new=found["old"] is None)
 
 
 def archive_path(pending: Pending, directory: Path = ARCHIVES) -> Path:
     """Where apt keeps the package file once it has downloaded it; epochs are escaped."""
     version = pending.version.replace(":", "%3a")
-    return directory / f"{pending.change.package}_{version}_{pending.change.architecture}.deb"
+    return directory / f"{pending.package.name}_{version}_{pending.package.architecture}.deb"
 
 
-def changed_files(changes: Iterable[Change], info: Path = DPKG_INFO) -> str:
-    """Files that the installed versions of these packages own, one a line; dpkg-query(1).
-
-    Text, because a distribution upgrade names a hundred thousand, and few are ever asked for.
-    """
+def changed_files(packages: Iterable[Package], info: Path = DPKG_INFO) -> str:
+    """Files that the installed versions of these packages own, one a line; dpkg-query(1)."""
     found = []
-    for change in changes:
-        for name in (change.package, f"{change.package}:{change.architecture}"):
+    for package in packages:
+        for name in (package.name, f"{package.name}:{package.architecture}"):
             with suppress(FileNotFoundError), open(f"{info}/{name}.list", "rb") as listing:
                 found.append(listing.read())
     return b"".join(found).decode("utf-8", "surrogateescape")
-
-
-def names_any(changes: Iterable[Change], patterns: Iterable[str]) -> bool:
-    """Whether a package, installed or new, has a name that a program definition lists."""
-    return any(fnmatch(change.package, p) for p in patterns for change in changes)

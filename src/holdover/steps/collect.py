@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Let go: drop the leases of the dead, and every snapshot that nobody needs. Errs to keep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from holdover.model import Holding, Lease, ProcessId, Scan
 from holdover.store import Store
 
-__all__ = ["Collection", "collect"]
+__all__ = ["Collected", "collect"]
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class Collected:
     """What can go, and what stays for want of knowledge."""
 
     leases: tuple[Lease, ...]
@@ -21,9 +21,14 @@ class Collection:
 
 
 def collect(
-    store: Store, scan: Scan, is_alive: Callable[[ProcessId], bool], *, dry_run: bool = False
-) -> Collection:
-    """Remove what no live process needs; the caller holds the store's lock.
+    store: Store,
+    scan: Scan,
+    is_alive: Callable[[ProcessId], bool],
+    pinned: Collection[str] = (),
+    *,
+    dry_run: bool = False,
+) -> Collected:
+    """Remove what no live process needs and nobody pinned; the caller holds the store's lock.
 
     A process needs a snapshot if a lease says so or if it is seen to be pointed at it. If it cannot
     be told what some process is pointed at, nothing goes.
@@ -34,18 +39,18 @@ def collect(
     unused = [
         holding
         for holding in store.holdings()
-        if holding.snapshot.id not in leased and holding.snapshot.program
+        if holding.snapshot.id not in leased.union(pinned) and holding.snapshot.program
         if not _seen(holding, scan)
     ]
     if unused and (doubt := _doubt(scan)):
-        return Collection((), (), 0, doubt)
+        return Collected((), (), 0, doubt)
     freed = store.bytes_freed_without(unused)
     if not dry_run:
         for holding in unused:
             store.remove(holding.snapshot.id)
         for lease in dead:
             store.drop_lease(lease)
-    return Collection(dead, tuple(h.snapshot.id for h in unused), freed)
+    return Collected(dead, tuple(h.snapshot.id for h in unused), freed)
 
 
 def _doubt(scan: Scan) -> str:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`holdover enable` and `disable`: the files that make package managers call holdover."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from holdover.errors import UsageError
+from holdover.packages import MANAGERS, HookFile, load_adapter
+
+__all__ = ["enable", "disable", "wanted_files", "own_command"]
+
+_INSTALLED = Path("/usr/bin/holdover")
+
+
+def enable() -> list[tuple[Path, str]]:
+    """Write the hook files; returns each path with what was done to it."""
+    files = list(wanted_files())
+    if not files:
+        raise UsageError(
+            f"there is no package manager that holdover knows: {', '.join(MANAGERS)}",
+            hint="run `holdover protect` before you replace files of a program",
+        )
+    return [(file.path, _write(file)) for file in files]
+
+
+def disable() -> list[tuple[Path, str]]:
+    """Remove the hook files; returns each path with what was done to it."""
+    return [(path, _remove(path)) for path in _all_paths()]
+
+
+def wanted_files() -> Iterator[HookFile]:
+    """The hook files of each package manager that is here, for the command that is running."""
+    for manager in MANAGERS:
+        adapter = load_adapter(manager)
+        if adapter.is_here():
+            yield from adapter.hook_files(own_command())
+
+
+def _all_paths() -> list[Path]:
+    """Of package managers that are not here too: they may have been."""
+    files = (file for name in MANAGERS for file in load_adapter(name).hook_files(_INSTALLED))
+    return [file.path for file in files]
+
+
+def own_command() -> Path:
+    """The command that is running, or the one that is installed."""
+    called = Path(sys.argv[0])
+    found = shutil.which(str(called)) if called.name == "holdover" else None
+    if found is None and not _INSTALLED.exists():
+        raise UsageError(
+            "the path of the holdover command is not known", hint="call it as `holdover enable`"
+        )
+    return Path(found).absolute() if found else _INSTALLED
+
+
+def _write(file: HookFile) -> str:
+    old = file.path.read_text() if file.path.exists() else None
+    if old == file.text and file.path.stat().st_mode & 0o777 == file.mode:
+        return "is current"
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.path.with_name(f"{file.path.name}.holdover-new")  # managers ignore such names
+    temporary.write_text(file.text)
+    temporary.chmod(file.mode)
+    temporary.rename(file.path)
+    return "updated" if old is not None else "written"
+
+
+def _remove(path: Path) -> str:
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return "was not there"
+    return "removed"

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dpkg without apt: `dpkg -i`, `dpkg --purge`. It does not say what it is about to change.
+
+Source: dpkg(1), --pre-invoke and DPKG_HOOK_ACTION. DPKG_FRONTEND_LOCKED is set by apt and all that
+use its library, which call holdover themselves; an upgrade of a distribution starts dpkg 200 times.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdover.packages import HookFile
+from holdover.packages.guard import command_word, guarded, guarded_after
+
+__all__ = ["is_here", "hook_files", "read_change"]
+
+HOOK_PATH = Path("/etc/dpkg/dpkg.cfg.d/holdover")
+_CHANGING = "unpack|install|remove|purge"
+
+
+def is_here() -> bool:
+    return HOOK_PATH.parent.is_dir()
+
+
+def hook_files(command: Path) -> tuple[HookFile, ...]:
+    """What is for the shell to decide costs a millisecond: whose dpkg it is, and what it does."""
+    word, apt = command_word(command), 'test -n "$DPKG_FRONTEND_LOCKED"'
+    text = f"""\
+# Written by `holdover enable`, removed by `holdover disable`.
+# Whatever happens to holdover, these lines succeed: dpkg stops at a hook that fails.
+pre-invoke={word} {apt} || case "$DPKG_HOOK_ACTION" in {_CHANGING}) \
+{guarded("hook dpkg before $PPID")};; esac; true
+post-invoke={word} {apt} || {guarded_after("dpkg")}; true
+"""
+    return (HookFile(HOOK_PATH, text),)
+
+
+def read_change(_words: Sequence[str], _listing: bytes) -> None:
+    return None
