@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is wrong with holdover, the transaction goes on and no guest is touched half-way."""
 
-import json
-
 import pytest
 from lab import Lab
 
@@ -24,15 +22,19 @@ def enable(lab: Lab) -> Guest:
 
 
 def test_enable_and_disable_say_what_they_did_and_can_be_repeated(lab: Lab) -> None:
-    file = "/etc/apt/apt.conf.d/90holdover"
-    assert lab.holdover("enable").stdout == f"{file}: written\n"
-    assert lab.holdover("enable").stdout == f"{file}: is current\n"
-    lab.path(file).write_text("// somebody wrote here\n")
-    assert lab.holdover("enable").stdout == f"{file}: updated\n"
-    answer = json.loads(lab.holdover("disable", "--json").stdout)
-    assert answer["files"] == [{"path": file, "change": "removed"}]
-    assert lab.holdover("disable").stdout == f"{file}: was not there\n"
-    assert not lab.path(file).exists()
+    files = ["/etc/apt/apt.conf.d/90holdover", "/etc/dpkg/dpkg.cfg.d/holdover"]
+
+    def change(command: str) -> dict[str, str]:
+        answer = lab.json(command)
+        return {entry["path"]: entry["change"] for entry in answer["files"]}
+
+    assert change("enable") == dict.fromkeys(files, "written")
+    assert change("enable") == dict.fromkeys(files, "is current")
+    lab.path(files[0]).write_text("// somebody wrote here\n")
+    assert change("enable") == {files[0]: "updated", files[1]: "is current"}
+    assert change("disable") == dict.fromkeys(files, "removed")
+    assert not any(lab.path(file).exists() for file in files)
+    assert lab.holdover("disable").stdout == "Nothing was enabled.\n"
 
 
 def test_holdover_that_is_missing_does_not_stop_apt(lab: Lab) -> None:
@@ -195,7 +197,7 @@ def test_malformed_module_is_neither_held_nor_in_the_way(lab: Lab) -> None:
     (modules / "block-nowhere.so").symlink_to("/no/such/file")
     lab.upgrade()
     assert lab.status(guest.pid)["state"] == "protected"
-    shown = json.loads(lab.holdover("show", lab.held()[0]["id"], "--json").stdout)
+    shown = lab.json("show", lab.held()[0]["id"])
     names = {file["path"] for file in shown["files"]}
     assert "block-curl.so" in names
     assert not names & {"block-broken.so", "block-empty.so", "block-nowhere.so"}

@@ -26,8 +26,8 @@ def enable() -> list[tuple[Path, str]]:
 
 
 def disable() -> list[tuple[Path, str]]:
-    """Remove the hook files; returns each path with what was done to it."""
-    return [(path, _remove(path)) for path in _all_paths()]
+    """Remove the hook files; returns each path that was there with what was done to it."""
+    return [(path, "removed") for path in _all_paths() if _remove(path)]
 
 
 def wanted_files() -> Iterator[HookFile]:
@@ -67,9 +67,10 @@ def _write(file: HookFile) -> str:
     return "updated" if old is not None else "written"
 
 
-def _remove(path: Path) -> str:
+def _remove(path: Path) -> bool:
+    """Returns whether it was there."""
     try:
         path.unlink()
     except (FileNotFoundError, NotADirectoryError):
-        return "was not there"
-    return "removed"
+        return False
+    return True

@@ -55,6 +55,8 @@ def _show_hook_change(changes: list[tuple[Path, str]], *, as_json: bool) -> int:
     else:
         for path, change in changes:
             print(f"{path}: {change}")
+        if not changes:
+            print("Nothing was enabled.")
     return 0
 
 
