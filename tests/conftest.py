@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lab import BootedLab, Lab
 from lab.bases import base_directory
-from lab.booted import build_booted_base
+from lab.booted import RECIPE, build_booted_base
 from lab.servers import SERVERS, DataServers, data_servers
 
 from holdover.demo import archive
@@ -78,8 +78,7 @@ def stock(base: Path, scratch: Path) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def booted_base(cache: Path) -> Path:
     sources = archive.debian_sources(archive.RELEASE)
-    recipe = Path(__file__).with_name("lab") / "booted.py"
-    directory = base_directory(cache, "booted", recipe.read_text() + repr(sources))
+    directory = base_directory(cache, "booted", RECIPE + repr(sources))
     build_booted_base(directory, sources)
     return directory
 

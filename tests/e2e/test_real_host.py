@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A host as people have it: systemd, libvirt, and upgrades that go as upgrades go."""
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from lab import BootedLab
-from lab.booted import QEMU_PACKAGES
+from lab.booted import QEMU_PACKAGES, VAR_ELSEWHERE
 from lab.image import IMAGE
 
 from holdover.demo.root import install_holdover
@@ -274,3 +276,46 @@ def test_store_that_fills_up(booted: BootedLab) -> None:
     booted.run("holdover", "protect")
     assert [state(booted, name) for name in ("early", "late")] == ["protected", "protected"]
     assert not list((booted.root / "usr/lib/holdover/staging").iterdir())
+
+
+# -- other kinds of host ---------------------------------------------------------------------------
+
+
+def test_host_with_var_on_another_file_system_than_usr(booted_base: Path, tmp_path: Path) -> None:
+    with BootedLab(booted_base, tmp_path, prepare=VAR_ELSEWHERE) as lab:
+        assert (lab.root / "var").stat().st_dev != (lab.root / "usr").stat().st_dev
+        prepare(lab, "guest")
+        lab.upgrade_qemu()
+        assert state(lab, "guest") == "protected"
+        assert loads_twice(lab, "guest")
+        (held,) = json.loads(lab.run("holdover", "list", "--json").stdout)["snapshots"]
+        shown = json.loads(lab.run("holdover", "show", held["id"], "--json").stdout)
+        assert {file["how"] for file in shown["files"]} == {"link", "rewritten"}
+
+
+def start_libvirt(lab: BootedLab) -> None:
+    """As an init script does."""
+    assert lab.run("systemctl", "is-system-running", check=False).returncode != 0
+    for daemon in ("virtlogd", "libvirtd"):
+        lab.run(daemon, "--daemon")
+    wait_until(lambda: lab.run("virsh", "list", check=False).returncode == 0)
+
+
+def test_host_without_systemd(booted_base: Path, tmp_path: Path) -> None:
+    with BootedLab(booted_base, tmp_path, systemd=False) as lab:
+        start_libvirt(lab)
+        prepare(lab, "guest")
+        lab.upgrade_qemu()
+        assert state(lab, "guest") == "protected"
+        assert loads_twice(lab, "guest")
+        lab.run("virsh", "destroy", "guest")
+        lab.run("holdover", "gc")
+        assert "Nothing is held." in lab.run("holdover", "list").stdout
+
+
+def test_host_without_systemd_and_without_holdover(booted_base: Path, tmp_path: Path) -> None:
+    with BootedLab(booted_base, tmp_path, systemd=False) as lab:
+        start_libvirt(lab)
+        lab.define_guest("twin")
+        lab.upgrade_qemu()
+        assert dies_of_it(lab, "twin")

@@ -5,11 +5,14 @@ import fcntl
 import hashlib
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["LabError", "base_directory", "build_base"]
+
+DAY = 86400  # seconds
 
 
 class LabError(Exception):
@@ -17,11 +20,16 @@ class LabError(Exception):
 
 
 def base_directory(cache: Path, kind: str, recipe: str) -> Path:
-    """Where the base of that recipe is kept; those that `kind` was made of before are removed."""
+    """Where the base of that recipe is kept; those that `kind` was made of before are removed.
+
+    Not those of today: a checkout of another version may be at work with them.
+    """
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     directory = cache / f"{kind}-{digest}"
     for old in cache.glob(f"{kind}-*"):
-        if old.is_dir() and not old.name.startswith(directory.name):
+        if not old.is_dir() or old.name.startswith(directory.name):
+            continue
+        if time.time() - old.stat().st_ctime > DAY:
             shutil.rmtree(old)
     return directory
 

@@ -30,7 +30,7 @@ from typing import Self, TypeVar
 from lab.bases import LabError, build_base
 from lab.image import IMAGE, WEB_SERVER, bytes_of_dump
 
-__all__ = ["BootedLab", "build_booted_base"]
+__all__ = ["BootedLab", "build_booted_base", "RECIPE", "VAR_ELSEWHERE"]
 
 T = TypeVar("T")
 
@@ -90,6 +90,9 @@ in_root systemctl mask libvirt-guests.service console-getty.service apt-daily.ti
     apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer logrotate.timer
 """.replace("QEMU_PACKAGES", " ".join(QEMU_PACKAGES))
 
+RECIPE = repr((QEMU_PACKAGES, OTHER_PACKAGES, BASE_HOOK))
+"""All that a base is made of, but for the sources."""
+
 # $1 is the base, $2 the lab's mount point. systemd in the container kills and removes by control
 # group, so two labs must not share one: hence an own group in each hierarchy that systemd uses.
 # To stop, nspawn is killed rather than unshare, which then has waited for the end of the whole
@@ -122,12 +125,18 @@ for group in $groups; do find "$group" -depth -type d -exec rmdir {} +; done
 # In namespaces of its own. The second tmpfs is for the lock files that nspawn never removes.
 BOOT = r"""
 set -e
+root=$2/root
 mount -t tmpfs lab "$2"
 mount -t tmpfs nspawn /run/systemd/nspawn
-cp -a "$1" "$2/root"
-exec systemd-nspawn --quiet --boot --directory="$2/root" --machine=lab \
-    --keep-unit --register=no --console=pipe --link-journal=no
+cp -a "$1" "$root"
+eval "$PREPARE"
+exec systemd-nspawn --quiet --directory="$root" --machine=lab \
+    --keep-unit --register=no --console=pipe --link-journal=no $INIT
 """
+
+# Other kinds of host, made of the copy before it starts, which is at $root.
+VAR_ELSEWHERE = 'mv "$root/var" "$root/old"; mkdir "$root/var"; mount -t tmpfs var "$root/var"; \
+cp -a "$root/old/." "$root/var"; rm -r "$root/old"'
 
 GUEST = """
 <domain type='qemu'>
@@ -164,8 +173,13 @@ def build_booted_base(directory: Path, sources: list[str]) -> None:
 class BootedLab:
     """A running copy of the base. A context manager: it boots on entry, and is gone on exit."""
 
-    def __init__(self, base: Path, scratch: Path) -> None:
+    def __init__(
+        self, base: Path, scratch: Path, *, prepare: str = "", systemd: bool = True
+    ) -> None:
+        """`prepare` is a shell command; without systemd nothing is started but an empty init."""
         self._base = base
+        self._prepare = prepare
+        self._systemd = systemd
         self._scratch = scratch
         self.root = Path()
         self.leader = 0
@@ -280,10 +294,9 @@ class BootedLab:
         """Start the image server; any free port, because labs share the host's loopback."""
         (self.root / "srv/disk.img").write_bytes(IMAGE)
         (self.root / "srv/server.py").write_text(WEB_SERVER)
-        self.run(
-            *("systemd-run", "--quiet", "--unit=image-server", "--property=Type=forking"),
-            *("python3", "/srv/server.py", "/srv", "0"),
-        )
+        unit = "systemd-run --quiet --unit=image-server --property=Type=forking"
+        server = "python3 /srv/server.py /srv 0 </dev/null >/dev/null 2>&1"  # it stays
+        self.run("sh", "-c", f"{unit if self._systemd else ''} {server}")
         return int((self.root / "srv/port").read_text())
 
     def _start_keeper(self) -> None:
@@ -291,12 +304,13 @@ class BootedLab:
         self._scratch.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix="booted-lab-", dir=self._scratch)).resolve()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the keeper
+        init = "--boot" if self._systemd else "--as-pid2 sleep infinity"
         self._keeper = subprocess.Popen(
             ["sh", "-c", KEEPER, "keeper", str(self._base.resolve()), str(directory)],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            env=ENVIRONMENT | {"BOOT": BOOT},
+            env=ENVIRONMENT | {"BOOT": BOOT, "PREPARE": self._prepare, "INIT": init},
             start_new_session=True,
         )
 
@@ -315,7 +329,7 @@ class BootedLab:
         raise LabError(f"waited in vain for {what}; the keeper said:\n{said}")
 
     def _find_leader(self) -> int | None:
-        """The child of nspawn that has become systemd."""
+        """The child of nspawn that has become systemd, or nspawn's own idea of an init."""
         try:
             (unshare,) = _children(self._keeper.pid)
             (nspawn,) = _children(unshare)
@@ -323,9 +337,11 @@ class BootedLab:
             comm = Path(f"/proc/{init}/comm").read_text().strip()
         except (OSError, ValueError):
             return None
-        return init if comm == "systemd" else None
+        return init if comm == ("systemd" if self._systemd else "(sd-stubinit)") else None
 
     def _has_booted(self) -> bool | None:
+        if not self._systemd:
+            return True if self.run("pidof", "sleep", check=False).stdout else None
         state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
         return True if state in ("running", "degraded") else None
 
