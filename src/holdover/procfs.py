@@ -6,6 +6,7 @@ device and inode. Whatever cannot be read is an error, never an empty answer.
 """
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ def parse_maps(text: str) -> tuple[Mapping, ...]:
     return tuple(_parse_mapping(line) for line in text.removesuffix("\n").split("\n") if text)
 
 
+@functools.lru_cache(maxsize=4096)  # a process is looked at several times before it is written to
 def _parse_mapping(line: str) -> Mapping:
     try:
         span, permissions, offset, device, inode, *path = line.split(None, 5)
