@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.base import BENCH
 from bench.closures import Closures, measure_closures
+from bench.many import Many, measure_many
 from bench.measure import Stopwatch
 from bench.parts import measure_parts
 from bench.protecting import Protecting, measure_protecting
@@ -24,19 +25,23 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="how often each command is run")
     options = parser.parse_args()
     try:
-        machine, closures, parts, protecting = _measure(options.rounds)
+        machine, closures, parts, protecting, many = _measure(options.rounds)
     except HoldoverError as error:
         print(f"bench: {error.message}\n{error.hint}", file=sys.stderr)
         return 1
     if options.json:
         figures = {"closures": closures.json(), "protecting": protecting.json(), "parts": parts}
+        figures |= {"many": many.json()}
         print_json({"schema": "holdover.bench/1", "machine": machine} | figures)
     else:
-        _show(machine, closures, parts, protecting)
+        _show(machine, closures, parts, protecting, many)
     return 0
 
 
-def _measure(rounds: int) -> tuple[dict[str, str], Closures, dict[str, float], Protecting]:
+_Figures = tuple[dict[str, str], Closures, dict[str, float], Protecting, Many]
+
+
+def _measure(rounds: int) -> _Figures:
     cache = default_cache()
     base = prepare_base(cache, _say, BENCH)
     sweep(cache / "runs")
@@ -49,7 +54,12 @@ def _measure(rounds: int) -> tuple[dict[str, str], Closures, dict[str, float], P
         parts = measure_parts(watch)
         _say("first guests of a build")
         protecting = measure_protecting(watch, rounds)
-        return _machine(root), closures, parts, protecting
+        machine = _machine(root)
+    with ThrowawayRoot.copy_of(base, cache / "runs") as root:
+        install_holdover(root.root)
+        _say("many processes and guests")
+        many = measure_many(Stopwatch(root), rounds)
+    return machine, closures, parts, protecting, many
 
 
 def _machine(root: ThrowawayRoot) -> dict[str, str]:
@@ -65,7 +75,11 @@ def _machine(root: ThrowawayRoot) -> dict[str, str]:
 
 
 def _show(
-    machine: dict[str, str], closures: Closures, parts: dict[str, float], protecting: Protecting
+    machine: dict[str, str],
+    closures: Closures,
+    parts: dict[str, float],
+    protecting: Protecting,
+    many: Many,
 ) -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print("\nWhole processes, each round one of each; ratios are of runs in the same round.\n")
@@ -75,6 +89,8 @@ def _show(
     print_table(*protecting.table(), title="The first guest of a build")
     print()
     print_table(*protecting.size_table())
+    print()
+    print_table(*many.table(), title="A busy machine")
     print()
     rows = [(part, f"{share:.0%}") for part, share in parts.items()]
     print_table(("PART OF PROTECT, UNDER A PROFILER", "SHARE"), rows)

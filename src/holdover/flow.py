@@ -89,6 +89,8 @@ class Holdover:
     """Snapshots taken in this run, by what was wanted."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
     """What a full reading in this run found wrong with each snapshot."""
+    _known: tuple[Holding, ...] | None = field(default=None, init=False)
+    """What the store holds, while we are its writer and know all that is added."""
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class Holdover:
         return seen, self._looked_at(seen)
 
     def _looked_at(self, seen: Scan) -> tuple[Item, ...]:
-        holdings = self.store.holdings()
+        holdings = self._holdings()
         items = plan(seen, holdings, self.deliveries, self.store.views, Aim.LOOK).items
         return tuple(self._verified(item, holdings) for item in items)
 
@@ -148,6 +150,9 @@ class Holdover:
         foresee = self._late if late else None
         return scan(*self._where, pids=pids, installed=installed, late=foresee)
 
+    def _holdings(self) -> tuple[Holding, ...]:
+        return self.store.holdings() if self._known is None else self._known
+
     def _foresight(self) -> LateLoads:
         return LateLoads(self.proc, deep=self.deep, patience=self.patience)
 
@@ -168,7 +173,10 @@ class Holdover:
         """Be the one writer of a store whose leases name processes that we can see."""
         with self.store.writing(self.lock_timeout):
             self.store.claim(self.proc.namespace(self.proc.own_pid, "pid"))
-            yield
+            try:
+                yield
+            finally:
+                self._known = None
 
     # -- protecting ----------------------------------------------------------------------------
 
@@ -184,6 +192,7 @@ class Holdover:
             decided = self.plan(aim, pids, touches)
             self._taken.clear()
             self._read.clear()
+            self._known = self.store.holdings()
             outcomes = tuple(self._serve(item) for item in decided.items)
             problems: list[str] = []
             if transaction is not None:
@@ -242,7 +251,7 @@ class Holdover:
         """The holding to deliver, captured now if it has to be; the caller is the writer."""
         if isinstance(source, Capture):
             source = self._capture(source)
-        return _holding(self.store.holdings(), source)
+        return _holding(self._holdings(), source)
 
     def _capture(self, wanted: Capture) -> str:
         """Take a snapshot; many processes of one build want the same."""
@@ -252,6 +261,7 @@ class Holdover:
         if key not in self._taken:
             self.progress(f"holding the modules of {build.version or build.program}")
             taken = capture(self.store, wanted, self.programs).id
+            self._known = self.store.holdings()
             self._taken[key] = taken
             self._read[taken] = ""  # it was read a moment ago
         return self._taken[key]

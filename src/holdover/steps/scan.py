@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from holdover.builds import read_build, read_module_stamp
@@ -367,6 +368,16 @@ def _unknown_build(program: Program) -> Build:
 
 
 def _stamp_of(path: Path, program: Program) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _read_stamp(path, seen, program)
+
+
+@lru_cache(maxsize=1024)  # each process is looked at again when it has been served
+def _read_stamp(path: Path, _: tuple[int, ...], program: Program) -> str:
     try:
         with path.open("rb") as file:
             return read_module_stamp(file, program)
