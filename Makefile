@@ -9,17 +9,23 @@ READY := $(VENV)/.ready
 # what the throwaway systems of the tests and the demo are made with; readelf and eu-elflint to
 # compare with
 LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils elfutils
+# what packages are built with; lintian checks them
+DEB_PACKAGES := dpkg-dev debhelper dh-python
+RPM_PACKAGES := rpm
+# $(call need,COMMANDS,PACKAGES): install the packages if a command is missing
+need = for tool in $(1); do command -v $$tool >/dev/null || missing=1; done; \
+    test -z "$$missing" || { apt-get update -q && apt-get install -qy --no-install-recommends $(2); }
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-distributions bench check unit dist clean lab-packages
+.PHONY: demo test test-distributions bench check unit dist deb rpm clean lab-packages package-tools
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
 
-test: $(READY) lab-packages check
+test: $(READY) lab-packages package-tools check
 	$(PYTEST) $(PYTEST_OPTIONS)
 
-test-distributions: $(READY) lab-packages
+test-distributions: $(READY) lab-packages package-tools
 	$(PYTEST) -m distributions $(PYTEST_OPTIONS)
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs
@@ -42,15 +48,24 @@ $(READY): pyproject.toml
 	touch $@
 
 lab-packages:
-	@for tool in mmdebstrap systemd-nspawn setpriv readelf eu-elflint; do \
-	    command -v $$tool >/dev/null || missing=1; \
-	done; \
-	test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \
-	test -z "$$missing" || { apt-get update -q && \
-	    apt-get install -qy --no-install-recommends $(LAB_PACKAGES); }
+	@test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \
+	$(call need,mmdebstrap systemd-nspawn setpriv readelf eu-elflint,$(LAB_PACKAGES))
+
+package-tools:
+	@$(call need,dpkg-buildpackage dh dh_python3 rpmbuild lintian, \
+	    $(DEB_PACKAGES) $(RPM_PACKAGES) lintian)
 
 dist: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# packages for Debian and for systems with rpm; both need no network, no git and no compiler
+deb:
+	@$(call need,dpkg-buildpackage dh dh_python3,$(DEB_PACKAGES))
+	packaging/build-deb dist
+
+rpm:
+	@$(call need,rpmbuild,$(RPM_PACKAGES))
+	packaging/build-rpm dist
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,6 +14,7 @@ import pytest
 from lab import BootedLab, Lab
 from lab.bases import base_directory
 from lab.booted import RECIPE, build_booted_base
+from lab.packaged import REPOSITORY, build_deb, later_version
 from lab.servers import SERVERS, DataServers, data_servers
 
 from holdover.demo import archive
@@ -59,6 +60,23 @@ def base(cache: Path) -> Path:
 def scratch(cache: Path) -> Path:
     """On the file system of the bases, so that copies can be links."""
     return cache / "runs"
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this tree."""
+    return build_deb(REPOSITORY, tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="session")
+def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This tree as a later version."""
+    return later_version(tmp_path_factory.mktemp("later"))
+
+
+@pytest.fixture(scope="session")
+def later_deb(later: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_deb(later, tmp_path_factory.mktemp("later-deb"))
 
 
 @pytest.fixture

@@ -189,6 +189,15 @@ class Store:
             with suppress(FileNotFoundError):  # somebody was there before
                 shutil.rmtree(self.views / snapshot_id)
 
+    def remove_empty(self) -> None:
+        """Take away the directories of a store that holds nothing; the caller may come back.
+
+        What is not empty stays, and so does the lock: somebody may be waiting for it.
+        """
+        for directory in (*self._directories, self.objects, self.state):
+            with suppress(OSError):  # not empty, not there, not writable
+                directory.rmdir()
+
     def record_rehearsal(self, snapshot_id: str, failure: str) -> None:
         """Remember what did not load, until the snapshot is rehearsed again; "" forgets it."""
         record = self._rehearsals / f"{snapshot_id}.json"

@@ -70,8 +70,11 @@ def crossed(
 ) -> Iterator[Crossed]:
     crossing = CROSSINGS[request.param]
     own_base = archive.prepare_base(cache, print, crossing.recipe)
-    python_from = request.getfixturevalue("base") if crossing.python_is_too_old else None
-    with Lab.with_holdover(own_base, scratch, python_from) as lab:
+    if crossing.python_is_too_old:
+        made = Lab.with_holdover(own_base, scratch, request.getfixturevalue("base"))
+    else:  # as it is on real hosts, whose Python is replaced under it
+        made = Lab.with_package(own_base, scratch, request.getfixturevalue("deb"))
+    with made as lab:
         lab.root.run("holdover", "enable")
         offered = _offered(lab)
         servers.introduce(lab.root)

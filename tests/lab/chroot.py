@@ -3,6 +3,7 @@
 
 import functools
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,14 @@ class Lab:
 
     @classmethod
     @contextmanager
+    def with_package(cls, base: Path, scratch: Path, package: Path) -> Iterator["Lab"]:
+        """One where holdover is what its Debian package installs, hooks included."""
+        with cls.stock(base, scratch) as lab:
+            lab.install(package)
+            yield lab
+
+    @classmethod
+    @contextmanager
     def stock(cls, base: Path, scratch: Path) -> Iterator["Lab"]:
         """Debian as it is: where the unprotected twins live."""
         with ThrowawayRoot.copy_of(base, scratch) as root:
@@ -78,6 +87,11 @@ class Lab:
         """The snapshots in `list --json`."""
         snapshots: list[dict[str, Any]] = self.json("list")["snapshots"]
         return snapshots
+
+    def install(self, package: Path) -> CompletedProcess[str]:
+        """Install a package file, as an admin would who has it in a directory."""
+        shutil.copy(package, self.path(f"/srv/{package.name}"))
+        return self.root.apt("install", f"/srv/{package.name}")
 
     def upgrade(self) -> CompletedProcess[str]:
         """A real apt transaction to the newer build."""

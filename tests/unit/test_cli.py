@@ -74,7 +74,9 @@ COMMANDS = [
     "gc --dry-run",
     "doctor",
     "enable",
+    "enable --refresh",
     "disable",
+    "disable --release",
     "demo",
 ]
 DESIGNED = {

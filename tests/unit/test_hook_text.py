@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.cli.hooks import _parse_marker
+from holdover.cli.hooks import parse_marker
 from holdover.errors import UsageError
 from holdover.model import ProcessId
 from holdover.packages.apt import hook_files
@@ -252,7 +252,7 @@ def test_line_after_does_nothing_when_no_program_was_touched(
 
 
 def test_marker_names_the_package_manager() -> None:
-    assert _parse_marker(b"4711 123456\n") == ProcessId(4711, 123456)
+    assert parse_marker(b"4711 123456\n") == ProcessId(4711, 123456)
 
 
 @pytest.mark.parametrize(
@@ -260,14 +260,14 @@ def test_marker_names_the_package_manager() -> None:
     ["", "\n", "4711", "4711 1 2", "-1 2", "1 -2", "a b", "1.5 2", "1e3 2", "0x1 2", "\0 1", "² 3"],
 )
 def test_marker_that_makes_no_sense_names_nobody(text: str) -> None:
-    assert _parse_marker(text.encode()) is None
+    assert parse_marker(text.encode()) is None
 
 
 def test_marker_with_a_number_that_is_too_long_names_nobody() -> None:
-    assert _parse_marker(b"9" * 5000 + b" 1\n") is None
+    assert parse_marker(b"9" * 5000 + b" 1\n") is None
 
 
 @given(st.binary())
 def test_marker_is_never_an_error(content: bytes) -> None:
-    found = _parse_marker(content)
+    found = parse_marker(content)
     assert found is None or found.pid >= 0

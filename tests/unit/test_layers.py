@@ -37,7 +37,7 @@ LAYERS = {
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "staging", "pins", "durable"),
     "steps": ("steps",),
-    "flow": ("flow", "proving"),
+    "flow": ("flow", "proving", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),
 }
 MAY_USE = {

@@ -138,8 +138,12 @@ def _add_snapshots(commands: Commands) -> None:
 def _add_machine(commands: Commands) -> None:
     text = "try what holdover needs on this machine, and say what to change"
     _add(commands, "machine", "doctor", text)
-    _add(commands, "machine", "enable", "install the package manager hooks")
-    _add(commands, "machine", "disable", "remove the package manager hooks")
+    enable = _add(commands, "machine", "enable", "install the package manager hooks")
+    text = "only bring up to date what is enabled already"
+    enable.add_argument("--refresh", action="store_true", help=text)
+    disable = _add(commands, "machine", "disable", "remove the package manager hooks")
+    text = "and let go of every process that can do without holdover, and of what is held for it"
+    disable.add_argument("--release", action="store_true", help=text)
     text = "tell the whole story on throwaway guests in a throwaway root"
     demo = _add(commands, "machine", "demo", text)
     demo.add_argument("--cache", help="where to keep the throwaway root's packages between runs")

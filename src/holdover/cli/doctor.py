@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdover.cli import confinement
 from holdover.cli.enabling import wanted_files
+from holdover.cli.installation import REMEDY, Installation
 from holdover.config import Config
 from holdover.environ import entry_values, read_environment
 from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError, UsageError
@@ -46,6 +47,7 @@ def examine(holdover: Holdover, config: Config) -> list[Check]:
         ("AppArmor", lambda _: confinement.apparmor(holdover.store.objects)),
         ("SELinux", lambda _: confinement.selinux(holdover.store.objects)),
         ("hooks", _hooks),
+        ("installation", lambda _: _installation()),
     ]
     return [_try(name, check, holdover) for name, check in checks]
 
@@ -157,3 +159,10 @@ def _hooks(_: Holdover) -> str:
     if not files:
         raise RefusedError("there is no package manager that holdover knows")
     return f"{', '.join(str(file.path) for file in files)}: current"
+
+
+def _installation() -> str:
+    own = Installation.own()
+    if own.problem:
+        raise RefusedError(own.problem, hint=REMEDY)
+    return f"{own.modules} outlives the distribution's own upgrade of Python"

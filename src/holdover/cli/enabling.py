@@ -9,7 +9,7 @@ from pathlib import Path
 from holdover.errors import UsageError
 from holdover.packages import MANAGERS, HookFile, load_adapter
 
-__all__ = ["enable", "disable", "wanted_files", "own_command"]
+__all__ = ["enable", "refresh", "disable", "wanted_files", "own_command"]
 
 _INSTALLED = Path("/usr/bin/holdover")
 
@@ -23,6 +23,11 @@ def enable() -> list[tuple[Path, str]]:
             hint="run `holdover protect` before you replace files of a program",
         )
     return [(file.path, _write(file)) for file in files]
+
+
+def refresh() -> list[tuple[Path, str]]:
+    """Bring up to date what is enabled; where nothing is, the operator wanted it so."""
+    return enable() if any(path.exists() for path in _all_paths()) else []
 
 
 def disable() -> list[tuple[Path, str]]:

@@ -30,7 +30,7 @@ from holdover.procfs import DELETED, ProcFs
 if TYPE_CHECKING:
     from holdover.programs import Program
 
-__all__ = ["run_hook"]
+__all__ = ["run_hook", "parse_marker"]
 
 _MAX_INPUT = 64 * 1024 * 1024
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
@@ -171,14 +171,14 @@ def after_transaction(config: Config) -> Done:
     from holdover.steps.plan import Aim
 
     holdover = make_holdover(config, lock_timeout=config.hook_budget)
-    transaction = _parse_marker(MARKER.read_bytes()) if MARKER.exists() else None
+    transaction = parse_marker(MARKER.read_bytes()) if MARKER.exists() else None
     result = holdover.carry_out(Aim.CATCH_UP)
     holdover.collect(transaction=transaction)
     MARKER.unlink(missing_ok=True)  # last: until then the next run of dpkg makes good
     return _report(result)
 
 
-def _parse_marker(content: bytes) -> ProcessId | None:
+def parse_marker(content: bytes) -> ProcessId | None:
     """The package manager's process; None, and its leases last as long as it does."""
     found = re.fullmatch(rb"([0-9]{1,19}) ([0-9]{1,19})\n", content)
     return ProcessId(int(found[1]), int(found[2])) if found else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from holdover.cli.output import print_json, print_table
 from holdover.cli.setup import make_holdover, read_config
+from holdover.cli.text import printable
 from holdover.config import SETTINGS
 from holdover.kinds import show
 
@@ -37,15 +38,28 @@ def run_doctor(options: Namespace) -> int:
 
 
 def run_enable(options: Namespace) -> int:
-    from holdover.cli.enabling import enable
+    from holdover.cli.enabling import enable, refresh
+    from holdover.cli.installation import REMEDY, Installation
+    from holdover.cli.leftovers import BootCleanup
 
-    return _show_hook_change(enable(), as_json=options.json)
+    changes = refresh() if options.refresh else enable()
+    if changes:
+        BootCleanup().forget()
+    if changes and (problem := Installation.own().problem):
+        print(f"holdover: {printable(problem)}", file=sys.stderr)
+        print(f"holdover: {REMEDY}", file=sys.stderr)
+    return _show_hook_change(changes, as_json=options.json)
 
 
 def run_disable(options: Namespace) -> int:
     from holdover.cli.enabling import disable
 
-    return _show_hook_change(disable(), as_json=options.json)
+    changes = disable()
+    if options.release:
+        from holdover.cli.leaving import release_all
+
+        return release_all(options, changes)
+    return _show_hook_change(changes, as_json=options.json)
 
 
 def _show_hook_change(changes: list[tuple[Path, str]], *, as_json: bool) -> int:
