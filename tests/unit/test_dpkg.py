@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dpkg's two lines: what is for the shell to decide, it decides."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from holdover.errors import UsageError
+from holdover.packages import load_adapter
+from holdover.packages.dpkg import hook_files
+from holdover.packages.guard import MARKER, VETO
+
+CHANGING = ("unpack", "install", "remove", "purge")
+OTHERS = ("configure", "triggers-only", "record-avail", "")
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "transaction"
+
+
+def run(
+    tmp_path: Path, marker: Path, which: str, code: int = 0, **environment: str
+) -> tuple[int, str]:
+    """One line, as dpkg runs it, with a holdover that says what it is told to do."""
+    command = tmp_path / "holdover"
+    command.write_text(f'#!/bin/sh\necho "$1 $2 $3"\nexit {code}\n')
+    command.chmod(0o755)
+    (file,) = hook_files(command)
+    (line,) = (
+        found.partition("=")[2]
+        for found in file.text.replace(str(MARKER), str(marker)).splitlines()
+        if found.startswith(which)
+    )
+    done = subprocess.run(
+        ["sh", "-c", line], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("action", CHANGING)
+def test_an_action_that_changes_files_is_told(tmp_path: Path, marker: Path, action: str) -> None:
+    found = run(tmp_path, marker, "pre-invoke", DPKG_HOOK_ACTION=action)
+    assert found == (0, "hook dpkg before\n")
+
+
+@pytest.mark.parametrize("action", OTHERS)
+def test_an_action_that_changes_none_is_not(tmp_path: Path, marker: Path, action: str) -> None:
+    assert run(tmp_path, marker, "pre-invoke", DPKG_HOOK_ACTION=action) == (0, "")
+
+
+@pytest.mark.parametrize("which", ["pre-invoke", "post-invoke"])
+def test_a_dpkg_that_apt_started_is_apts_concern(tmp_path: Path, marker: Path, which: str) -> None:
+    marker.touch()
+    found = run(tmp_path, marker, which, DPKG_HOOK_ACTION="unpack", DPKG_FRONTEND_LOCKED="true")
+    assert found == (0, "")
+
+
+def test_the_end_is_told_if_the_beginning_had_work(tmp_path: Path, marker: Path) -> None:
+    assert run(tmp_path, marker, "post-invoke") == (0, "")
+    marker.touch()
+    assert run(tmp_path, marker, "post-invoke") == (0, "hook dpkg after\n")
+
+
+@pytest.mark.parametrize(("code", "expected"), [(VETO, 1), (1, 0), (2, 0), (127, 0), (137, 0)])
+def test_only_a_veto_stops_dpkg(tmp_path: Path, marker: Path, code: int, expected: int) -> None:
+    assert run(tmp_path, marker, "pre-invoke", code, DPKG_HOOK_ACTION="unpack")[0] == expected
+
+
+@pytest.mark.parametrize("character", ["\n", " ", ";", "$", "'", "%"])
+def test_a_path_that_needs_quoting_is_refused(character: str) -> None:
+    with pytest.raises(UsageError, match="configuration of a package manager"):
+        hook_files(Path(f"/opt/a{character}b/holdover"))
+
+
+def test_dpkg_does_not_say_what_it_changes() -> None:
+    assert load_adapter("dpkg").read_change([], b"") is None
