@@ -170,9 +170,8 @@ class Holdover:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the one writer of a store whose leases name processes that we can see."""
+        """Be the one writer of the store."""
         with self.store.writing(self.lock_timeout):
-            self.store.claim(self.proc.namespace(self.proc.own_pid, "pid"))
             try:
                 yield
             finally:
@@ -222,7 +221,7 @@ class Holdover:
         if holding.rehearsal_failure and holding.snapshot.id == item.snapshot:
             raise RefusedError(f"what is on disk is no better: {item.reason}")
         self._check(holding, process, delivery)
-        lease = Lease(process.id, holding.snapshot.id, process.name, str(delivery))
+        lease = self.lease(process.id, holding.snapshot.id, process.name, str(delivery))
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
         try:
             self._point(process, delivery, holding)
@@ -295,7 +294,7 @@ class Holdover:
     def _hold_for(self, transaction: ProcessId, wanted: Capture) -> str:
         """One that starts while files are replaced has the old build and meets the new files."""
         try:
-            self.store.add_lease(Lease(transaction, self._capture(wanted), "transaction", ""))
+            self.store.add_lease(self.lease(transaction, self._capture(wanted), "transaction"))
         except (HoldoverError, OSError) as error:
             return f"{wanted.executable} is not held: {error}"
         return ""
@@ -351,7 +350,11 @@ class Holdover:
                 self.drop_leases(transaction)
             seen = self._scan(late=False)
             pinned = self.store.pins.valid(self.pin_lifetime)
-            return collect(self.store, seen, self.proc.is_alive, pinned, dry_run=dry_run)
+            return collect(self.store, seen, self.proc.is_alive_in, pinned, dry_run=dry_run)
+
+    def lease(self, process: ProcessId, snapshot: str, name: str, delivery: str = "") -> Lease:
+        """For a process as it is counted here."""
+        return Lease(process, snapshot, name, delivery, *self.proc.world)
 
     def drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:
         """The process needs nothing any more (`but` one); the caller is the writer."""

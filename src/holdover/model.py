@@ -297,6 +297,10 @@ class Lease:
     snapshot: str
     name: str
     delivery: str
+    boot: str = ""
+    """The boot id; of another boot, the process is dead whoever has its numbers now."""
+    namespaces: str = ""
+    """In which pid and time namespace `process` is counted: in another one nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ import functools
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from holdover.errors import MalformedError, UnreadableError, VanishedError
-from holdover.model import FileId, ProcessId
+from holdover.errors import MalformedError, ProcessError, UnreadableError, VanishedError
+from holdover.model import FileId, Lease, ProcessId
 
 __all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "Stat", "parse_maps", "parse_stat"]
 
@@ -121,6 +121,21 @@ class ProcFs:
         except OSError as error:
             raise UnreadableError(f"the boot id cannot be read: {error.strerror}") from error
 
+    @cached_property
+    def world(self) -> tuple[str, str]:
+        """Boot id and namespaces: within one world, (pid, start time) is one process for ever.
+
+        Start times count suspended time too, and the time namespace of who reads shifts them;
+        source: proc_pid_stat(5), time_namespaces(7). A part that cannot be read is "".
+        """
+        boot, counted = "", []
+        with suppress(UnreadableError):
+            boot = self.boot_id()
+        for kind in ("pid", "time"):
+            with suppress(ProcessError):
+                counted.append(f"{kind} {self.namespace(self.own_pid, kind)}")
+        return boot, " ".join(counted)
+
     def pids(self) -> list[int]:
         """All processes, in the kernel's order; raises `UnreadableError` without a /proc."""
         with self._root_errors():
@@ -197,6 +212,15 @@ class ProcFs:
         except (UnreadableError, MalformedError):
             return True
         return stat.start_time == process.start_time and stat.state not in "ZXx"
+
+    def is_alive_in(self, lease: Lease) -> bool | None:
+        """Whether the process of a lease still runs; None if that cannot be told from here."""
+        boot, namespaces = self.world
+        if lease.boot and boot and lease.boot != boot:
+            return False
+        if lease.namespaces and lease.namespaces != namespaces:
+            return None
+        return self.is_alive(lease.process)
 
     @contextmanager
     def _root_errors(self) -> Iterator[None]:

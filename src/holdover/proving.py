@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from holdover.errors import HoldoverError, RefusedError
 from holdover.flow import Holdover
-from holdover.model import Holding, Item, Lease, Process, Result, State
+from holdover.model import Holding, Item, Process, Result, State
 from holdover.rehearsal import Rehearsal
 from holdover.steps.plan import Aim
 from holdover.steps.rehearse import rehearse
@@ -82,7 +82,7 @@ def _borrowed(
             for item in holdover.plan(Aim.PROTECT, pids).items:
                 if holding := choose(holdover, item):
                     chosen.append((item.process, holding))
-                    lease = Lease(own, holding.snapshot.id, "rehearsal", "")
+                    lease = holdover.lease(own, holding.snapshot.id, "rehearsal")
                     holdover.store.add_lease(lease)
         yield chosen
     finally:

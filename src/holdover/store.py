@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from holdover.durable import store_errors, sync, write_atomically
-from holdover.errors import BusyError, DamagedError, StoreError, UntrustedError
+from holdover.errors import BusyError, DamagedError, UntrustedError
 from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose, Snapshot
 from holdover.pins import Pins
 from holdover.staging import Staging, file_digest
@@ -207,23 +207,6 @@ class Store:
             else:
                 record.unlink(missing_ok=True)
 
-    def claim(self, pid_namespace: int) -> None:
-        """Raises `StoreError` if the leases name processes of another pid namespace.
-
-        There they may live, and here they would all look dead.
-        """
-        mark = self.run / "pid-namespace"
-        with store_errors("read the leases"):
-            known = mark.read_text() if mark.exists() else ""
-            if known == str(pid_namespace):
-                return
-            if known and self.leases():
-                raise StoreError(
-                    f"the leases in {self._leases} are of another pid namespace",
-                    hint="run holdover where it runs otherwise, on the host itself",
-                )
-            write_atomically(mark, str(pid_namespace))
-
     # -- leases --------------------------------------------------------------------------------
 
     def add_lease(self, lease: Lease) -> None:
@@ -367,7 +350,8 @@ def _parse_lease(path: Path) -> Lease:
     process = ProcessId(int(pid), int(start_time))
     try:
         data = _read_json(path)
-        return Lease(process, snapshot, str(data["name"]), str(data["delivery"]))
+        world = str(data.get("boot", "")), str(data.get("namespaces", ""))
+        return Lease(process, snapshot, str(data["name"]), str(data["delivery"]), *world)
     except (DamagedError, KeyError):
         return Lease(process, snapshot, "", "")
 

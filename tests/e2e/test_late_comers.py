@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests that the change of packages finds in an unusual place: starting, elsewhere, or nowhere."""
 
+import json
+
 import pytest
 from lab import Lab
 
@@ -55,16 +57,58 @@ def test_guest_of_another_root_is_foreign_and_left_alone(lab: Lab) -> None:
     assert lab.held() == []
 
 
-def test_collecting_from_another_pid_namespace_is_refused(lab: Lab) -> None:
-    """There every guest looks dead."""
+@pytest.mark.parametrize("namespace", ["--pid", "--time"])
+def test_nothing_is_collected_from_another_namespace(lab: Lab, namespace: str) -> None:
+    """There every guest looks dead: others have its pid, or it started at another time."""
     guest = Guest.start(lab.root, "guest")
     lab.holdover("protect")
     lab.upgrade()
-    done = lab.run("unshare", "--pid", "--fork", "--mount-proc", "holdover", "gc")
-    assert done.returncode == 1
-    assert "another pid namespace" in done.stderr
+    shifted = ("--boottime", "9999") if namespace == "--time" else ("--mount-proc",)
+    done = lab.run("unshare", namespace, "--fork", *shifted, "holdover", "gc")
+    assert "1 leases are of another pid or time namespace" in done.stdout
     assert len(lab.held()) == 1
     assert guest.probe_twice("https disk") == (ATTACHED, ATTACHED)
+
+
+RUN_OF_A_CONTAINER = """
+set -e
+qemu-system-x86_64 -machine q35,accel=tcg -nodefaults -display none -S -name "$1" -pidfile /tmp/pid -daemonize
+holdover protect --json
+holdover gc --json
+kill -KILL "$(cat /tmp/pid)"
+"""
+
+
+def test_container_that_starts_again_with_its_old_run_is_not_confused(lab: Lab) -> None:
+    """Its guests of the first run are gone, others may have their pids: these are protected."""
+    runs = []
+    for name in ("first", "second"):
+        script = ("sh", "-c", RUN_OF_A_CONTAINER, "sh", name)
+        done = lab.root.run("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *script)
+        protected, collected = done.stdout.split("\n}\n", 1)
+        runs.append((json.loads(protected + "}"), json.loads(collected)))
+    (first, after_first), (second, after_second) = runs
+    assert [p["state"] for p in first["processes"] + second["processes"]] == ["protected"] * 2
+    assert after_first["kept_because"] == ""
+    assert "an earlier run of this container" in after_second["kept_because"]
+    lab.root.run("sh", "-c", "rm /run/holdover/lease/*")
+    lab.root.run("holdover", "gc")
+    assert lab.held() == []
+
+
+def test_lease_of_an_earlier_boot_keeps_nothing_whoever_has_its_pid(lab: Lab) -> None:
+    """A /run that outlived the boot, and a process that has the pid and the start time by chance."""
+    guest = Guest.start(lab.root, "guest")
+    lab.holdover("protect")
+    (path,) = lab.path("/run/holdover/lease").iterdir()
+    lease = json.loads(path.read_text())
+    assert lab.holdover("release", str(guest.pid)).returncode == 0
+    path.write_text(json.dumps(lease))
+    lab.holdover("gc")
+    assert len(lab.held()) == 1
+    path.write_text(json.dumps(lease | {"boot": "11111111-2222-3333-4444-555555555555"}))
+    lab.holdover("gc")
+    assert lab.held() == []
 
 
 def test_executable_without_modules_is_current(lab: Lab) -> None:

@@ -10,7 +10,7 @@ import pytest
 from unit.factories import lease, process, scan, store_below, take, write_modules
 
 from holdover.errors import UnreadableError
-from holdover.model import FileId, ProcessId, Scan, Unreadable
+from holdover.model import FileId, Lease, ProcessId, Scan, Unreadable
 from holdover.steps.collect import Collected, collect
 from holdover.store import Store
 
@@ -35,18 +35,18 @@ def origins(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "modules" / "block-rbd.so", tmp_path / "modules" / "block-curl.so"
 
 
-def alive(_: ProcessId) -> bool:
+def alive(_: Lease) -> bool:
     return True
 
 
-def dead(_: ProcessId) -> bool:
+def dead(_: Lease) -> bool:
     return False
 
 
 def collected(
     store: Store,
     seen: Scan,
-    is_alive: Callable[[ProcessId], bool] = alive,
+    is_alive: Callable[[Lease], bool | None] = alive,
     *,
     dry_run: bool = False,
 ) -> Collected:
@@ -81,20 +81,20 @@ def test_what_a_live_process_has_a_lease_of_stays(store: Store) -> None:
 
 def test_what_only_the_dead_had_a_lease_of_goes_with_the_lease(store: Store) -> None:
     add(store, FIRST, SECOND)
-    done = collected(store, scan(), lambda process: process.pid == 1)
+    done = collected(store, scan(), lambda known: known.process.pid == 1)
     assert (done.leases, done.snapshots) == ((lease(2, SECOND),), (SECOND,))
     assert store.leases() == (lease(1, FIRST),)
 
 
 def test_pid_that_was_used_again_keeps_nothing(store: Store) -> None:
     add(store, FIRST)
-    done = collected(store, scan(), lambda process: process == ProcessId(1, 999))
+    done = collected(store, scan(), lambda known: known.process == ProcessId(1, 999))
     assert FIRST in done.snapshots
 
 
 def test_one_live_lease_among_dead_ones_is_enough(store: Store) -> None:
     add(store, FIRST, FIRST, FIRST)
-    done = collected(store, scan(), lambda process: process.pid == 3)
+    done = collected(store, scan(), lambda known: known.process.pid == 3)
     assert done.snapshots == (SECOND,)
     assert [left.process.pid for left in store.leases()] == [3]
 
@@ -141,19 +141,29 @@ def test_nothing_goes_while_a_process_cannot_be_read(store: Store) -> None:
 def test_leases_of_the_dead_go_even_if_a_process_cannot_be_read(store: Store) -> None:
     add(store, FIRST, SECOND, SECOND)
     unread = scan(unreadable=(Unreadable(7, "no"),))
-    done = collected(store, unread, lambda process: process.pid < 3)
+    done = collected(store, unread, lambda known: known.process.pid < 3)
     assert done == Collected((lease(3, SECOND),), (), 0)
     assert len(store.leases()) == 2
 
 
 def test_nothing_goes_if_it_cannot_be_told_who_lives(store: Store) -> None:
-    def unknown(process: ProcessId) -> bool:
-        raise UnreadableError(f"process {process.pid}: stat cannot be read")
+    def unknown(known: Lease) -> bool:
+        raise UnreadableError(f"process {known.process.pid}: stat cannot be read")
 
     add(store, FIRST)
     with pytest.raises(UnreadableError):
         collected(store, scan(), unknown)
     assert ids(store) == {FIRST, SECOND}
+
+
+def test_nothing_goes_while_leases_are_of_another_namespace(store: Store) -> None:
+    """Of an earlier run of this container, or of the host: there its process may live."""
+    add(store, FIRST, FIRST)
+    done = collected(store, scan(), lambda known: None if known.process.pid == 1 else False)
+    assert done == Collected((), (), 0, done.kept_because)
+    assert done.kept_because.startswith("1 leases are of another pid or time namespace")
+    assert "rm /run/holdover/lease/*" in done.kept_because
+    assert (ids(store), len(store.leases())) == ({FIRST, SECOND}, 2)
 
 
 def test_damaged_snapshot_stays_while_it_is_needed_and_goes_when_not(store: Store) -> None:
@@ -172,7 +182,7 @@ def test_view_that_is_gone_does_not_stop_the_collection(store: Store) -> None:
 
 @pytest.mark.parametrize("is_alive", [alive, dead])
 def test_dry_run_says_the_same_and_changes_nothing(
-    store: Store, is_alive: Callable[[ProcessId], bool]
+    store: Store, is_alive: Callable[[Lease], bool | None]
 ) -> None:
     add(store, FIRST)
     told = collected(store, scan(), is_alive, dry_run=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.errors import MalformedError, UnreadableError, VanishedError
-from holdover.model import FileId, ProcessId
+from holdover.model import FileId, Lease, ProcessId
 from holdover.procfs import Mapping, ProcFs, Stat, open_regular, parse_maps, parse_stat
 
 LINE = "7f00-7f10 rw-p 00001000 fd:01 1234                       /usr/lib/libc.so.6"
@@ -403,3 +403,72 @@ def test_only_regular_files_are_opened(
     make(tmp_path / "odd")
     assert open_regular(tmp_path / "odd") is None
     assert proc.open_mapped(PID, mapped(proc, tmp_path / "odd")) is None
+
+
+# -- leases: of this boot, and counted as we count -------------------------------------------------
+
+BOOT = "f3a0d2de-boot"
+
+
+@pytest.fixture
+def world(proc: ProcFs) -> ProcFs:
+    """This /proc, with a boot id and namespaces of ours."""
+    boot = proc.root / "sys/kernel/random/boot_id"
+    boot.parent.mkdir(parents=True)
+    boot.write_text(f"{BOOT}\n")
+    for kind in ("pid", "time"):
+        link = proc.path(proc.own_pid, f"ns/{kind}")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.touch()
+    return proc
+
+
+def lease_of(proc: ProcFs, boot: str | None = None, namespaces: str | None = None) -> Lease:
+    own = proc.world
+    process = ProcessId(PID, 777)
+    world = (own[0] if boot is None else boot, own[1] if namespaces is None else namespaces)
+    return Lease(process, "qemu-x", "guest", "environment", *world)
+
+
+def test_the_world_is_the_boot_and_both_namespaces_that_count(world: ProcFs) -> None:
+    boot, namespaces = world.world
+    assert boot == BOOT
+    assert namespaces == " ".join(
+        f"{kind} {world.path(world.own_pid, f'ns/{kind}').stat().st_ino}"
+        for kind in ("pid", "time")
+    )
+
+
+def test_the_world_of_a_kernel_without_time_namespaces(world: ProcFs) -> None:
+    world.path(world.own_pid, "ns/time").unlink()
+    assert world.world[1].startswith("pid ")
+    assert "time" not in world.world[1]
+
+
+def test_the_lease_of_a_process_of_this_world_is_judged(world: ProcFs) -> None:
+    assert world.is_alive_in(lease_of(world)) is True
+    world.path(PID, "stat").write_text(stat_text(start=778))
+    assert world.is_alive_in(lease_of(world)) is False
+
+
+def test_the_lease_of_an_earlier_boot_is_dead_although_pid_and_start_time_came_again(
+    world: ProcFs,
+) -> None:
+    assert world.is_alive_in(lease_of(world, boot="an earlier one")) is False
+    assert world.is_alive_in(lease_of(world, boot="an earlier one", namespaces="pid 1")) is False
+
+
+@pytest.mark.parametrize("namespaces", ["pid 1 time 2", "pid 1"])
+def test_the_lease_of_another_namespace_is_judged_by_nobody(world: ProcFs, namespaces: str) -> None:
+    assert world.is_alive_in(lease_of(world, namespaces=namespaces)) is None
+    world.path(PID, "stat").unlink()
+    assert world.is_alive_in(lease_of(world, namespaces=namespaces)) is None
+
+
+def test_a_lease_that_does_not_say_where_it_counts_counts_here(world: ProcFs) -> None:
+    assert world.is_alive_in(lease_of(world, boot="", namespaces="")) is True
+
+
+def test_nobody_is_dead_because_the_boot_id_cannot_be_read(proc: ProcFs) -> None:
+    assert proc.world[0] == ""
+    assert proc.is_alive_in(lease_of(proc, boot=BOOT)) is True

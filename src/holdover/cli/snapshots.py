@@ -34,7 +34,7 @@ def run_list(options: Namespace) -> int:
 
 def _live_leases(holdover: Holdover) -> tuple[Lease, ...]:
     return tuple(
-        lease for lease in holdover.store.leases() if holdover.proc.is_alive(lease.process)
+        lease for lease in holdover.store.leases() if holdover.proc.is_alive_in(lease) is not False
     )
 
 

@@ -4,10 +4,15 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from holdover.model import Holding, Lease, ProcessId, Scan
+from holdover.model import Holding, Lease, Scan
 from holdover.store import Store
 
 __all__ = ["Collected", "collect"]
+
+_ELSEWHERE = (
+    "{} leases are of another pid or time namespace, where their processes may live; if that was "
+    "an earlier run of this container: rm /run/holdover/lease/*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Collected:
 def collect(
     store: Store,
     scan: Scan,
-    is_alive: Callable[[ProcessId], bool],
+    is_alive: Callable[[Lease], bool | None],
     pinned: Collection[str] = (),
     *,
     dry_run: bool = False,
@@ -31,10 +36,11 @@ def collect(
     """Remove what no live process needs and nobody pinned; the caller holds the store's lock.
 
     A process needs a snapshot if a lease says so or if it is seen to be pointed at it. If it cannot
-    be told what some process is pointed at, nothing goes.
+    be told what some process is pointed at, or whether it lives (`is_alive` is None), nothing goes.
     """
     leases = store.leases()
-    dead = tuple(lease for lease in leases if not is_alive(lease.process))
+    alive = {lease: is_alive(lease) for lease in leases}
+    dead = tuple(lease for lease in leases if alive[lease] is False)
     leased = {lease.snapshot for lease in leases if lease not in dead}
     unused = [
         holding
@@ -42,7 +48,9 @@ def collect(
         if holding.snapshot.id not in leased.union(pinned) and holding.snapshot.program
         if not _seen(holding, scan)
     ]
-    if unused and (doubt := _doubt(scan)):
+    elsewhere = sum(lives is None for lives in alive.values())
+    doubt = _ELSEWHERE.format(elsewhere) if elsewhere else _doubt(scan) if unused else ""
+    if doubt:
         return Collected((), (), 0, doubt)
     freed = store.bytes_freed_without(unused)
     if not dry_run:
