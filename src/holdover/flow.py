@@ -45,15 +45,13 @@ from holdover.steps.capture import capture
 from holdover.steps.collect import Collected, collect
 from holdover.steps.deliver import environment, mount
 from holdover.steps.explain import explain
-from holdover.steps.plan import Aim, Touches, always, files_of, plan
+from holdover.steps.plan import Aim, Touches, always, files_of, plan, without
 from holdover.steps.preview import preview
 from holdover.steps.scan import scan
 from holdover.steps.verify import verify
 from holdover.store import Store
 
 __all__ = ["Holdover", "Progress"]
-
-_LEFT_ALONE = "it is left alone, as programs.disabled asks for"
 
 Progress = Callable[[str], None]
 """Told what is being done, one short line at a time."""
@@ -124,7 +122,14 @@ class Holdover:
         seen = self._scan(pids, installed=installed)
         holdings = self.store.holdings()
         decided = plan(seen, holdings, self.deliveries, self.store.views, aim, touches)
-        return _without(decided, self.disabled)
+        return without(decided, self.disabled)
+
+    def wants_something(self, seen: Scan, aim: Aim) -> bool:
+        """Whether there is anything to do for the processes that were seen."""
+        holdings = self.store.holdings()
+        decided = plan(seen, holdings, self.deliveries, self.store.views, aim)
+        items = without(decided, self.disabled).items
+        return any(item.deliver or item.problem for item in items)
 
     def files_of_processes(self) -> frozenset[Path]:
         """Files and directories whose change would concern a live process."""
@@ -189,6 +194,7 @@ class Holdover:
         """Do what the plan says. With `transaction`, also hold what it is about to replace."""
         with self.writing():
             decided = self.plan(aim, pids, touches)
+            before = self.store.ids()
             self._taken.clear()
             self._read.clear()
             self._known = self.store.holdings()
@@ -197,7 +203,8 @@ class Holdover:
             if transaction is not None:
                 problems += decided.problems
                 problems += [self._hold_for(transaction, wanted) for wanted in decided.captures]
-            return Result(outcomes, tuple(filter(None, problems)), decided.unreadable)
+            taken = tuple(sorted({*self._taken.values()} - before))
+            return Result(outcomes, tuple(filter(None, problems)), decided.unreadable, taken)
 
     def _serve(self, item: Item) -> Outcome:
         process = item.process
@@ -230,6 +237,7 @@ class Holdover:
                 self.store.drop_lease(lease)
             raise
         self.drop_leases(process.id, but=lease)
+        self.store.released.forget(process.id)
         after = self._look_again(process)
         if after.snapshot != lease.snapshot:
             raise RefusedError(f"process {process.id.pid} does not see what was delivered to it")
@@ -317,6 +325,7 @@ class Holdover:
                 self._check_release(item)
             self._take_back(item)
             self.drop_leases(item.process.id)
+            self.store.released.add(item.process.id)
             after = self.status([pid])[1]
             if not after:
                 raise VanishedError(f"process {pid} ended")
@@ -348,8 +357,11 @@ class Holdover:
         with nullcontext() if dry_run else self.writing():
             if transaction is not None:
                 self.drop_leases(transaction)
-            seen = self._scan(late=False)
             pinned = self.store.pins.valid(self.pin_lifetime)
+            leases = self.store.leases()
+            live = {held.snapshot for held in leases if self.proc.is_alive_in(held) is not False}
+            everything_is_needed = self.store.ids() <= live | pinned
+            seen = Scan((), ()) if everything_is_needed else self._scan(late=False)
             return collect(self.store, seen, self.proc.is_alive_in, pinned, dry_run=dry_run)
 
     def lease(self, process: ProcessId, snapshot: str, name: str, delivery: str = "") -> Lease:
@@ -379,18 +391,6 @@ def _holding(holdings: tuple[Holding, ...], snapshot: str) -> Holding:
     if found is None:
         raise DamagedError(f"snapshot {snapshot} is not in the store")
     return found
-
-
-def _without(decided: Plan, disabled: tuple[str, ...]) -> Plan:
-    """The plan, with nothing to be done for the programs that the operator wants left alone."""
-    items = (
-        replace(item, deliver=None, source="", problem="", reason=f"{item.reason}; {_LEFT_ALONE}")
-        if item.process.build.program in disabled and (item.deliver or item.problem)
-        else item
-        for item in decided.items
-    )
-    captures = (c for c in decided.captures if c.build.program not in disabled)
-    return replace(decided, items=tuple(items), captures=tuple(captures))
 
 
 def _seen_at(item: Item, holding: Holding) -> Path:

@@ -84,6 +84,7 @@ def _release(holdover: Holdover, process: Process) -> str:
     """Why the process has to stay as it is, or "" if it was released."""
     try:
         holdover.release(process.id.pid)
+        holdover.store.released.forget(process.id)  # one that comes back may protect it again
     except VanishedError:
         raise
     except HoldoverError as error:
@@ -120,6 +121,6 @@ def _users(holdover: Holdover, snapshot: str, kept: list[Kept]) -> tuple[tuple[s
     users |= {
         (lease.name, lease.process.pid)
         for lease in holdover.store.leases()
-        if lease.snapshot == snapshot and holdover.proc.is_alive(lease.process)
+        if lease.snapshot == snapshot and holdover.proc.is_alive_in(lease) is not False
     }
     return tuple(sorted(users, key=lambda user: user[1]))

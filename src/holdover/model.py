@@ -383,3 +383,5 @@ class Result:
     outcomes: tuple[Outcome, ...]
     problems: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    taken: tuple[str, ...] = ()
+    """Snapshots that were not there before."""

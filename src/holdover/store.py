@@ -13,7 +13,8 @@
     └── pin/<id>.json                   somebody wants it kept
     /run/holdover/
     ├── lock                            one writer at a time; readers take no lock
-    └── lease/<pid>-<start time>-<id>   a live process needs snapshot <id>
+    ├── lease/<pid>-<start time>-<id>   a live process needs snapshot <id>
+    └── released/<pid>-<start time>     the timer leaves this process alone
 
 A view without a manifest is not there, whoever reads; the next writer removes it, as it does what
 is in staging. docs/store.md has the crash table.
@@ -39,6 +40,7 @@ from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import BusyError, DamagedError, UntrustedError
 from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose, Snapshot
 from holdover.pins import Pins
+from holdover.released import Released
 from holdover.staging import Staging, file_digest
 
 __all__ = ["Store"]
@@ -78,6 +80,10 @@ class Store:
     @property
     def pins(self) -> Pins:
         return Pins(self.state / "pin")
+
+    @property
+    def released(self) -> Released:
+        return Released(self.run / "released")
 
     @property
     def _leases(self) -> Path:
@@ -222,10 +228,21 @@ class Store:
         with store_errors("read the leases"):
             return tuple(_read_all(_parse_lease, self._leases, "[0-9]*-[0-9]*-*"))
 
+    def lease_age(self, lease: Lease) -> float:
+        """Seconds since it was written; 0 if it is gone, or the clock was set back since."""
+        try:
+            return max(0.0, time.time() - self._lease_path(lease).stat().st_mtime)
+        except OSError:
+            return 0.0
+
     def _lease_path(self, lease: Lease) -> Path:
         return self._leases / f"{lease.process}-{lease.snapshot}"
 
     # -- reading -------------------------------------------------------------------------------
+
+    def ids(self) -> frozenset[str]:
+        """Of all snapshots, without a look at them."""
+        return frozenset(path.stem for path in self._manifests.glob("[!.]*.json"))
 
     def holdings(self) -> tuple[Holding, ...]:
         """All snapshots with their present condition, oldest first."""

@@ -72,7 +72,8 @@ def test_nothing_is_collected_from_another_namespace(lab: Lab, namespace: str) -
 
 RUN_OF_A_CONTAINER = """
 set -e
-qemu-system-x86_64 -machine q35,accel=tcg -nodefaults -display none -S -name "$1" -pidfile /tmp/pid -daemonize
+qemu-system-x86_64 -machine q35,accel=tcg -nodefaults -display none -S -name "$1" \\
+    -pidfile /tmp/pid -daemonize
 holdover protect --json
 holdover gc --json
 kill -KILL "$(cat /tmp/pid)"
@@ -97,7 +98,7 @@ def test_container_that_starts_again_with_its_old_run_is_not_confused(lab: Lab) 
 
 
 def test_lease_of_an_earlier_boot_keeps_nothing_whoever_has_its_pid(lab: Lab) -> None:
-    """A /run that outlived the boot, and a process that has the pid and the start time by chance."""
+    """A /run that outlived the boot; a process has the pid and the start time by chance."""
     guest = Guest.start(lab.root, "guest")
     lab.holdover("protect")
     (path,) = lab.path("/run/holdover/lease").iterdir()

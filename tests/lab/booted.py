@@ -8,8 +8,9 @@ reach the base. It is in memory (half a gigabyte), because a disk can take ten s
 
     keeper                           a shell that waits for its standard input to close
     `- unshare --pid --mount         the copy is mounted in here only; all of it ends with
-       `- systemd-nspawn             nspawn or unshare, by the kernel's hand
-          `- systemd                 the leader: run() enters its namespaces
+       `- shell                      this shell or unshare, by the kernel's hand
+          `- systemd-nspawn          one for each boot
+             `- systemd              the leader: run() enters its namespaces
 
 The end of the test process closes the keeper's standard input, however the end came. The keeper
 then ends the lab and removes what the kernel does not: control groups and an empty directory.
@@ -95,8 +96,8 @@ RECIPE = repr((QEMU_PACKAGES, OTHER_PACKAGES, BASE_HOOK))
 
 # $1 is the base, $2 the lab's mount point. systemd in the container kills and removes by control
 # group, so two labs must not share one: hence an own group in each hierarchy that systemd uses.
-# To stop, nspawn is killed rather than unshare, which then has waited for the end of the whole
-# namespace before anything is removed. There may be no nspawn yet: hence the loop.
+# To stop, the first process of the namespace is killed rather than unshare, which then has waited
+# for the end of all of it before anything is removed. There may be none yet: hence the loop.
 KEEPER = r"""
 base=$1 lab=$2
 groups=
@@ -113,8 +114,8 @@ mkdir -p $groups /run/systemd/nspawn
 boot &
 read -r _
 while [ -e "/proc/$!/exe" ]; do
-    read -r nspawn < "/proc/$!/task/$!/children"
-    kill -KILL $nspawn
+    read -r first < "/proc/$!/task/$!/children"
+    kill -KILL $first
     sleep 0.05
 done
 wait
@@ -122,7 +123,8 @@ rmdir "$lab"
 for group in $groups; do find "$group" -depth -type d -exec rmdir {} +; done
 """
 
-# In namespaces of its own. The second tmpfs is for the lock files that nspawn never removes.
+# In namespaces of its own. The second tmpfs is for the lock files that nspawn never removes. Its
+# code 133 says that the system wants to boot again: the copy is what it was, /run is not.
 BOOT = r"""
 set -e
 root=$2/root
@@ -130,8 +132,11 @@ mount -t tmpfs lab "$2"
 mount -t tmpfs nspawn /run/systemd/nspawn
 cp -a "$1" "$root"
 eval "$PREPARE"
-exec systemd-nspawn --quiet --directory="$root" --machine=lab \
-    --keep-unit --register=no --console=pipe --link-journal=no $INIT
+while
+    systemd-nspawn --quiet --directory="$root" --machine=lab \
+        --keep-unit --register=no --console=pipe --link-journal=no $INIT
+    [ $? = 133 ]
+do :; done
 """
 
 # Other kinds of host, made of the copy before it starts, which is at $root.
@@ -188,13 +193,24 @@ class BootedLab:
         """Boot. The copy is mounted in the lab only; `root` reaches it through the leader."""
         self._start_keeper()
         try:
-            self.leader = self._wait_for("the container's init", self._find_leader)
-            self.root = Path(f"/proc/{self.leader}/root")
-            self._wait_for("the end of the boot", self._has_booted)
+            self._wait_for_boot()
         except BaseException:
             self._stop_keeper()
             raise
         return self
+
+    def reboot(self) -> None:
+        """As after a power cut: nobody is told, every process and /run are gone, the files stay."""
+        self.__dict__.pop("_image_port", None)
+        before = self.leader
+        self.run("systemctl", "reboot", "--force", "--force", check=False)
+        self._wait_for("the end of all", lambda: None if self._find_leader() == before else True)
+        self._wait_for_boot()
+
+    def _wait_for_boot(self) -> None:
+        self.leader = self._wait_for("the container's init", self._find_leader)
+        self.root = Path(f"/proc/{self.leader}/root")
+        self._wait_for("the end of the boot", self._has_booted)
 
     def __exit__(self, *_: object) -> None:
         self._stop_keeper()
@@ -332,7 +348,8 @@ class BootedLab:
         """The child of nspawn that has become systemd, or nspawn's own idea of an init."""
         try:
             (unshare,) = _children(self._keeper.pid)
-            (nspawn,) = _children(unshare)
+            (shell,) = _children(unshare)
+            (nspawn,) = _children(shell)
             (init,) = _children(nspawn)
             comm = Path(f"/proc/{init}/comm").read_text().strip()
         except (OSError, ValueError):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.cli.hooks import parse_marker
+from holdover.cli.transactions import parse_marker
 from holdover.errors import UsageError
 from holdover.model import ProcessId
 from holdover.packages.apt import hook_files

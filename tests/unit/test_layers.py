@@ -27,15 +27,15 @@ LAYERS = {
             "dlopened",
             "rewrite",
         ),
-        *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search"),
+        *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
         "kinds",
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
-        *("environ", "linux", "run", "covering", "standin"),
+        *("environ", "linux", "run", "covering", "standin", "journal", "notify"),
     ),
     "definitions": ("programs", "packages", "builds"),
-    "store": ("store", "staging", "pins", "durable"),
+    "store": ("store", "staging", "pins", "released", "durable"),
     "steps": ("steps",),
     "flow": ("flow", "proving", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),
@@ -189,6 +189,7 @@ CTYPES = only_in("ctypes", "linux.py")
 SUBPROCESS = only_in("subprocess", "run.py", "demo/root.py")
 RICH = only_in("rich", "cli/", "demo/", lazily=True)
 QMP = only_in("qemu", "demo/", lazily=True)
+PROMETHEUS = only_in("prometheus_client", "cli/metrics.py", lazily=True)
 
 RULES: dict[str, Rule] = {
     "layers": keeps_to_its_layer,
@@ -197,6 +198,7 @@ RULES: dict[str, Rule] = {
     "subprocess": SUBPROCESS,
     "rich": RICH,
     "qmp": QMP,
+    "prometheus": PROMETHEUS,
     "functions": has_short_functions,
     "files": is_short,
     "licence": begins_with_the_licence,
@@ -221,7 +223,7 @@ def test_every_named_module_exists() -> None:
     assert named == {module.split(".")[0] for module in MODULES if module}
 
 
-@pytest.mark.parametrize("package", ["ctypes", "subprocess", "rich", "qemu"])
+@pytest.mark.parametrize("package", ["ctypes", "subprocess", "rich", "qemu", "prometheus_client"])
 def test_what_is_confined_is_used_at_all(package: str) -> None:
     used = {i.name.split(".")[0] for source in read_sources() for i in imports(source)}
     assert package in used
@@ -285,6 +287,7 @@ def test_a_broken_layer_is_named_with_file_and_import(path: str, text: str, name
         (RICH, "cli/output.py", "if True:\n    import rich"),
         (QMP, "demo/guest.py", "from qemu.qmp import QMPClient"),
         (QMP, "cli/main.py", "def f():\n    import qemu.qmp"),
+        (PROMETHEUS, "cli/metrics.py", "from prometheus_client import Gauge"),
         (has_short_functions, "elf.py", "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES),
         (is_short, "elf.py", "x = 1\n" * (MAX_FILE_LINES + 1)),
         (begins_with_the_licence, "elf.py", '"""Reads."""\n' + SPDX),

@@ -264,6 +264,16 @@ def test_module_in_the_directory_that_counts_is_captured() -> None:
     assert captured(decided(guest, OWN + admins))["block-rbd"] == admins[0].path
 
 
+def test_modules_that_were_replaced_already_are_told_with_what_is_held() -> None:
+    """A change of packages that nobody announced is under way: what is still there is held."""
+    there = modules("block-rbd") + modules("block-curl", "ui-gtk", stamp=OTHER_STAMP)
+    item = decided(process(loaded=frozenset({"ui-gtk"})), there)
+    assert item.state is State.AT_RISK
+    assert list(captured(item)) == ["block-rbd"]
+    assert isinstance(item.source, Capture)
+    assert item.source.unheld == (("block-curl", "it was replaced before it could be held"),)
+
+
 def test_snapshot_that_lacks_a_module_is_completed_from_the_disk_and_itself() -> None:
     part = holding(snapshot("qemu-part", [held_file("block-ssh")]))
     found = captured(decided(process(), OWN, part))

@@ -11,6 +11,7 @@ from pathlib import Path
 from holdover.cli import confinement
 from holdover.cli.enabling import wanted_files
 from holdover.cli.installation import REMEDY, Installation
+from holdover.cli.metrics import client_problem
 from holdover.config import Config
 from holdover.environ import entry_values, read_environment
 from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError, UsageError
@@ -48,6 +49,7 @@ def examine(holdover: Holdover, config: Config) -> list[Check]:
         ("SELinux", lambda _: confinement.selinux(holdover.store.objects)),
         ("hooks", _hooks),
         ("installation", lambda _: _installation()),
+        ("metrics", lambda _: _metrics(config.metrics_directory)),
     ]
     return [_try(name, check, holdover) for name, check in checks]
 
@@ -147,6 +149,14 @@ def _mount(holdover: Holdover) -> str:
         mount.deliver(proc, process, Path("/usr"))
         mount.release(proc, process, Path("/usr"))
     return "tried on a scratch process"
+
+
+def _metrics(directory: Path) -> str:
+    if not directory.is_dir():
+        return f"not written: there is no {directory}"
+    if problem := client_problem():
+        raise CommandError(f"not written to {directory}: {problem}")
+    return f"written to {directory}"
 
 
 def _hooks(_: Holdover) -> str:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`holdover enable` and `disable`: the files that make package managers call holdover."""
+"""`holdover enable` and `disable`: the files that make others call holdover."""
 
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from holdover.cli import services
 from holdover.errors import UsageError
 from holdover.packages import MANAGERS, HookFile, load_adapter
 
@@ -17,12 +18,13 @@ _INSTALLED = Path("/usr/bin/holdover")
 def enable() -> list[tuple[Path, str]]:
     """Write the hook files; returns each path with what was done to it."""
     files = list(wanted_files())
-    if not files:
+    if not any(load_adapter(manager).is_here() for manager in MANAGERS):
         raise UsageError(
             f"there is no package manager that holdover knows: {', '.join(MANAGERS)}",
             hint="run `holdover protect` before you replace files of a program",
         )
-    return [(file.path, _write(file)) for file in files]
+    changes = [(file.path, _write(file)) for file in files]
+    return [*changes, *services.start(changes)]
 
 
 def refresh() -> list[tuple[Path, str]]:
@@ -32,21 +34,27 @@ def refresh() -> list[tuple[Path, str]]:
 
 def disable() -> list[tuple[Path, str]]:
     """Remove the hook files; returns each path that was there with what was done to it."""
-    return [(path, "removed") for path in _all_paths() if _remove(path)]
+    changes = list(services.stop())
+    changes += [(path, "removed") for path in _all_paths() if _remove(path)]
+    services.tidy()
+    return changes
 
 
 def wanted_files() -> Iterator[HookFile]:
-    """The hook files of each package manager that is here, for the command that is running."""
+    """The hook files of each package manager that is here, and of services, for the command that
+    is running.
+    """
     for manager in MANAGERS:
         adapter = load_adapter(manager)
         if adapter.is_here():
             yield from adapter.hook_files(own_command())
+    yield from services.service_files(own_command())
 
 
 def _all_paths() -> list[Path]:
     """Of package managers that are not here too: they may have been."""
     files = (file for name in MANAGERS for file in load_adapter(name).hook_files(_INSTALLED))
-    return [file.path for file in files]
+    return [file.path for file in (*files, *services.all_service_files())]
 
 
 def own_command() -> Path:

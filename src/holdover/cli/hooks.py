@@ -12,58 +12,76 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from holdover.cli.records import write_record
+from holdover.cli.reports import Done, complain, publisher, report, tell
 from holdover.cli.setup import make_holdover, make_programs
-from holdover.cli.text import printable
+from holdover.cli.transactions import mark, marked
 from holdover.config import Config, load_config
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
-from holdover.model import Outcome, ProcessId, Result
-from holdover.packages import Change, load_adapter, names_any
+from holdover.model import ProcessId
+from holdover.packages import MANAGERS, Change, load_adapter, names_any
 from holdover.packages.guard import MARKER, VETO
 from holdover.procfs import DELETED, ProcFs
 
 if TYPE_CHECKING:
     from holdover.programs import Program
 
-__all__ = ["run_hook", "parse_marker"]
+__all__ = ["run_hook"]
 
 _MAX_INPUT = 64 * 1024 * 1024
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a hook did."""
-
-    said: str = ""
-    complete: bool = True
-    """Everybody whom the transaction concerns is protected."""
-
-
 def run_hook(words: Sequence[str]) -> int:
-    """`hook MANAGER before PID [WORD...]`, its list on stdin, or `hook MANAGER after`.
+    """`hook MANAGER before PID [WORD...]`, its list on stdin, or `hook MANAGER after`;
+    `hook timer`; `hook libvirt GUEST started begin EXTRA`.
 
-    Returns 0; `VETO` if something is not protected before a transaction, and that was asked for.
+    Returns 0 to a package manager; `VETO` if something is not protected before a transaction, and
+    that was asked for. The service manager may know if its hook failed.
     """
     started = time.perf_counter()
     config = load_config()
     for problem in config.problems:
-        _complain(problem)
+        complain(problem)
+    name = _name(words)
     done = _within_budget(words, config)
-    if done.said:
-        print(f"holdover: {done.said} ({time.perf_counter() - started:.2f} s)", flush=True)
-    if done.complete:
-        return 0
-    if config.hook_veto and "before" in words[1:2]:
-        _complain("the transaction is stopped, as the setting hook.veto asks for")
+    seconds = time.perf_counter() - started
+    if config.hook_veto and not done.complete and name.endswith("-before"):
+        done = replace(done, result="vetoed")
+    write_record(name, seconds, done.result)
+    _tell_failure(name, done, seconds, config)
+    if done.said and done.result in ("done", "incomplete", "vetoed"):
+        print(f"holdover: {done.said} ({seconds:.2f} s)", flush=True)
+    if done.finish:
+        done.finish()
+    if name == "timer-run":
+        return int(done.result in ("gave-up", "failed"))
+    return _answer(done)
+
+
+def _answer(done: Done) -> int:
+    """To a package manager."""
+    if done.result == "vetoed":
+        complain("the transaction is stopped, as the setting hook.veto asks for")
         return VETO
-    _complain("the transaction goes on; `holdover status` shows who is at risk")
+    if not done.complete:
+        complain("the transaction goes on; `holdover status` shows who is at risk")
     return 0
+
+
+def _tell_failure(name: str, done: Done, seconds: float, config: Config) -> None:
+    """To the system's log."""
+    if done.result in ("gave-up", "failed", "vetoed"):
+        from holdover.cli.events import FAILED, GAVE_UP, VETOED, of_hook
+
+        kind = {"gave-up": GAVE_UP, "failed": FAILED, "vetoed": VETOED}[done.result]
+        reason = kind.subject if done.result == "vetoed" else done.said
+        tell([of_hook(kind, name, reason, seconds)], config)
 
 
 def _within_budget(words: Sequence[str], config: Config) -> Done:
@@ -72,27 +90,45 @@ def _within_budget(words: Sequence[str], config: Config) -> Done:
     try:
         return _dispatch(words, config)
     except BudgetError:
-        _complain(f"gave up after {config.hook_budget:.0f} s; the rest is not protected")
+        done = Done(
+            f"gave up after {config.hook_budget:.0f} s; the rest is not protected", "gave-up"
+        )
     except HoldoverError as error:
-        _complain(str(error))
+        done = Done(str(error), "failed")
     except Exception as error:  # whatever it is, it is not the transaction's fault
-        _complain(f"unexpected: {error!r}")
+        done = Done(f"unexpected: {error!r}", "failed")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return Done(complete=False)
+    complain(done.said)
+    return done
 
 
 def _give_up(_signal: int, _frame: FrameType | None) -> None:
     raise BudgetError
 
 
-def _complain(text: str) -> None:
-    with suppress(OSError):  # nobody reads it
-        print(f"holdover: {printable(text)}", file=sys.stderr)
+def _name(words: Sequence[str]) -> str:
+    """Hook and phase, by which it is remembered how it ended; "unknown" for what is no hook."""
+    match list(words):
+        case ["timer"]:
+            return "timer-run"
+        case ["libvirt", _, "started", *_]:
+            return "libvirt-started"
+        case [manager, ("before" | "after") as phase, *_] if manager in MANAGERS:
+            return f"{manager}-{phase}"
+    return "unknown"
 
 
 def _dispatch(words: Sequence[str], config: Config) -> Done:
     match list(words):
+        case ["timer"]:
+            from holdover.cli.timer import on_timer
+
+            return on_timer(config)
+        case ["libvirt", guest, "started", "begin", _]:
+            from holdover.cli.timer import on_guest_started
+
+            return on_guest_started(guest, config)
         case [manager, "before", pid, *more] if pid.isdecimal() and len(pid) < 20:
             return before_transaction(manager, more, int(pid), config)
         case [manager, "after"]:
@@ -108,7 +144,7 @@ def before_transaction(manager: str, words: Sequence[str], pid: int, config: Con
         change = adapter.read_change(words, sys.stdin.buffer.read(_MAX_INPUT))
         touches = _everything if change is None else _touches(change, programs)
     except (HoldoverError, OSError) as error:
-        _complain(f"{error}; protecting everything")
+        complain(f"{error}; protecting everything")
         touches = _everything
     return _protect(touches, pid, config) if touches else Done()
 
@@ -152,9 +188,8 @@ def _protect(touches: Callable[[Path], bool], pid: int, config: Config) -> Done:
 
     holdover = make_holdover(config, lock_timeout=config.hook_budget)
     transaction = _identity(holdover.proc, pid)
-    MARKER.parent.mkdir(parents=True, exist_ok=True)
-    MARKER.write_text(f"{transaction.pid} {transaction.start_time}\n" if transaction else "")
-    return _report(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction))
+    mark(transaction)
+    return report(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction), config)
 
 
 def _identity(proc: ProcFs, pid: int) -> ProcessId | None:
@@ -162,44 +197,19 @@ def _identity(proc: ProcFs, pid: int) -> ProcessId | None:
     try:
         return proc.identity(pid)
     except ProcessError as error:
-        _complain(f"the package manager is not to be found: {error.message}")
+        complain(f"the package manager is not to be found: {error.message}")
         return None
 
 
 def after_transaction(config: Config) -> Done:
     """Catch who started meanwhile, then let go of what nobody needs."""
+    from holdover.cli.events import of_collected
     from holdover.steps.plan import Aim
 
     holdover = make_holdover(config, lock_timeout=config.hook_budget)
-    transaction = parse_marker(MARKER.read_bytes()) if MARKER.exists() else None
     result = holdover.carry_out(Aim.CATCH_UP)
-    holdover.collect(transaction=transaction)
+    collected = holdover.collect(transaction=marked())
     MARKER.unlink(missing_ok=True)  # last: until then the next run of dpkg makes good
-    return _report(result)
-
-
-def parse_marker(content: bytes) -> ProcessId | None:
-    """The package manager's process; None, and its leases last as long as it does."""
-    found = re.fullmatch(rb"([0-9]{1,19}) ([0-9]{1,19})\n", content)
-    return ProcessId(int(found[1]), int(found[2])) if found else None
-
-
-def _report(result: Result) -> Done:
-    """Complain about what was not done, and name whom something was done for."""
-    wrong = [*result.problems]
-    for process in result.unreadable:
-        if process.program:
-            wrong.append(f"a {process.program} process is not protected: {process.reason}")
-    for outcome in result.outcomes:
-        if outcome.failed:
-            wrong.append(f"{_name(outcome)} is not protected: {outcome.reason}")
-    for problem in wrong:
-        _complain(problem)
-    done = [_name(outcome) for outcome in result.outcomes if outcome.changed and not outcome.failed]
-    said = f"protected {len(done)}: {', '.join(done)}" if done else ""
-    return Done(said, complete=not wrong)
-
-
-def _name(outcome: Outcome) -> str:
-    process = outcome.process
-    return f"{printable(process.name or process.executable.name)} ({process.id.pid})"
+    done = report(result, config)
+    tell(of_collected(collected), config)
+    return replace(done, finish=publisher(holdover, config))

@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdover.cli.hooks import parse_marker
 from holdover.cli.leftovers import BootCleanup, doomed
 from holdover.cli.output import human_bytes, print_json
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.text import printable
+from holdover.cli.transactions import marked
 from holdover.errors import ProcessError
 from holdover.flow import Holdover
 from holdover.leaving import Departure, leave
@@ -61,9 +61,8 @@ def let_go(
     that holdover is not there.
     """
     cleanup = cleanup or BootCleanup()
-    marked = marker.exists()
-    transaction = parse_marker(marker.read_bytes()) if marked else None
-    under_way = marked and _may_touch_guests(holdover.proc, transaction)
+    transaction = marked(marker)
+    under_way = marker.exists() and _may_touch_guests(holdover.proc, transaction)
     departure = leave(holdover, transaction=transaction, under_way=under_way)
     marker.unlink(missing_ok=True)
     needed = [left.id for left in departure.left if not left.pinned]

@@ -41,6 +41,7 @@ def run_enable(options: Namespace) -> int:
     from holdover.cli.enabling import enable, refresh
     from holdover.cli.installation import REMEDY, Installation
     from holdover.cli.leftovers import BootCleanup
+    from holdover.cli.services import advice
 
     changes = refresh() if options.refresh else enable()
     if changes:
@@ -48,6 +49,8 @@ def run_enable(options: Namespace) -> int:
     if changes and (problem := Installation.own().problem):
         print(f"holdover: {printable(problem)}", file=sys.stderr)
         print(f"holdover: {REMEDY}", file=sys.stderr)
+    for line in advice() if changes else ():
+        print(f"holdover: {line}", file=sys.stderr)
     return _show_hook_change(changes, as_json=options.json)
 
 

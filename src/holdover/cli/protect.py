@@ -4,7 +4,9 @@
 from argparse import Namespace
 from dataclasses import asdict
 
+from holdover.cli.events import of_outcome, of_result
 from holdover.cli.output import print_json, print_table, process_columns, progress
+from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.model import Capture, Item, Outcome, Plan
@@ -23,8 +25,9 @@ def run_defuse(options: Namespace) -> int:
 
 
 def _carry_out(options: Namespace, aim: Aim) -> int:
+    config = read_config(options)
     with progress(wanted=not options.json) as report:
-        holdover = make_holdover(read_config(options), progress=report)
+        holdover = make_holdover(config, progress=report)
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
         elif aim is Aim.PROTECT and options.rehearse:
@@ -35,6 +38,7 @@ def _carry_out(options: Namespace, aim: Aim) -> int:
         failed = _show_plan(planned, as_json=options.json)
         seen, unreadable = [item.process for item in planned.items], planned.unreadable
     else:
+        tell(of_result(result), config)
         failed = _show_outcomes(result.outcomes, as_json=options.json)
         seen, unreadable = [o.process for o in result.outcomes], result.unreadable
     if not (seen or options.pid or options.json):
@@ -139,6 +143,8 @@ def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def run_release(options: Namespace) -> int:
-    outcome = make_holdover(read_config(options)).release(options.pid, force=options.force)
+    config = read_config(options)
+    outcome = make_holdover(config).release(options.pid, force=options.force)
+    tell(of_outcome(outcome), config)
     _show_outcomes((outcome,), as_json=options.json)
     return 0

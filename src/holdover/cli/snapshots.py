@@ -5,7 +5,9 @@ from argparse import Namespace
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from holdover.cli.events import of_collected
 from holdover.cli.output import human_bytes, print_json, print_table
+from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.errors import UsageError
 from holdover.flow import Holdover
@@ -162,7 +164,10 @@ def _print_snapshot(holding: Holding, damage: str) -> None:
 
 
 def run_gc(options: Namespace) -> int:
-    collected = make_holdover(read_config(options)).collect(dry_run=options.dry_run)
+    config = read_config(options)
+    collected = make_holdover(config).collect(dry_run=options.dry_run)
+    if not options.dry_run:
+        tell(of_collected(collected), config)
     if options.json:
         print_json({"schema": "holdover.gc/1", "dry_run": options.dry_run} | asdict(collected))
         return 0

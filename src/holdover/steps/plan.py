@@ -6,11 +6,12 @@ as long as it carries the build's stamp; a replaced executable whose successor c
 stamp is suspicious (two package builds of one source), and nothing is captured for it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
+from holdover.fitting import covers, fullest, joined
 from holdover.model import (
     Build,
     Capture,
@@ -28,9 +29,11 @@ from holdover.model import (
 )
 from holdover.search import directories, first_found
 
-__all__ = ["Aim", "plan", "always", "files_of"]
+__all__ = ["Aim", "plan", "without", "always", "files_of"]
 
 _LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
+_REPLACED = "it was replaced before it could be held"
+_LEFT_ALONE = "it is left alone, as programs.disabled asks for"
 _MEND = "if that can be mended, `holdover rehearse {}` afterwards"
 
 Touches = Callable[[Path], bool]
@@ -64,6 +67,18 @@ def plan(
     captures = tuple(_capture_installed(found) for found in touched if not found.unforeseen)
     problems = (_problem_of(found) for found in touched if found.unforeseen)
     return Plan(items, captures, scan.unreadable, tuple(problems))
+
+
+def without(decided: Plan, disabled: tuple[str, ...]) -> Plan:
+    """The plan, with nothing to be done for the programs that the operator wants left alone."""
+    items = (
+        replace(item, deliver=None, source="", problem="", reason=f"{item.reason}; {_LEFT_ALONE}")
+        if item.process.build.program in disabled and (item.deliver or item.problem)
+        else item
+        for item in decided.items
+    )
+    captures = (c for c in decided.captures if c.build.program not in disabled)
+    return replace(decided, items=tuple(items), captures=tuple(captures))
 
 
 class _Decision:
@@ -125,11 +140,7 @@ class _Decision:
 
     def _state_without(self, process: Process) -> tuple[State, str]:
         modules = first_found(self.scan.modules, self._directories(process))
-        wrong = sorted(
-            module.name
-            for module in modules.values()
-            if module.stamp != process.build.stamp and module.name not in process.loaded
-        )
+        wrong = sorted(self._replaced(process))
         if wrong:
             return State.AT_RISK, (
                 f"{len(wrong)} of {len(modules)} modules on disk are of another build, "
@@ -144,6 +155,12 @@ class _Decision:
         if not modules:
             return State.CURRENT, "no modules are installed"
         return State.CURRENT, "the modules on disk are its own" + _doubt(process)
+
+    def _replaced(self, process: Process) -> set[str]:
+        """Names under which another build's modules lie on disk, without those that it has."""
+        there = first_found(self.scan.modules, self._directories(process))
+        wrong = {name for name, module in there.items() if module.stamp != process.build.stamp}
+        return wrong - process.loaded
 
     def _directories(self, process: Process) -> tuple[Path, ...]:
         return directories(process, self.views)
@@ -219,7 +236,7 @@ class _Decision:
         if held is not None:
             doubtful = bool(held.rehearsal_failure and own)  # those on disk may do better
             whole = not self._has_gaps(process, held.snapshot) and not doubtful
-            if process.look_alike or (_covers(held.snapshot, own) and whole):
+            if process.look_alike or (covers(held.snapshot, own) and whole):
                 return held.snapshot.id, ""
         if held is None and not own:
             held = self._sibling(process)
@@ -233,21 +250,23 @@ class _Decision:
         if process.unforeseen:
             return "", f"what it needs cannot be told: {process.unforeseen}"
         own_first = item.state is not State.PROTECTED
-        modules = _joined(own, held, own_first=own_first)
+        modules = joined(own, held, own_first=own_first)
         wanted = _capture(process.build, executable, modules, f"needed by {_label(process)}")
-        return replace(wanted, library_path=process.library_path), ""
+        lost = self._replaced(process) - {late.name for late in modules}
+        unheld = (*wanted.unheld, *((name, _REPLACED) for name in sorted(lost)))
+        return replace(wanted, unheld=unheld, library_path=process.library_path), ""
 
     def _held(self, item: Item) -> Holding | None:
         """The best sound snapshot of exactly this build: its own, one that fits, or the fullest."""
         build_id = item.process.build.build_id
         there = [h for h in self._same_stamp(item.process) if h.snapshot.build_id == build_id]
         own = item.process.own
-        fitting = [h for h in there if h.snapshot.id == item.snapshot or _covers(h.snapshot, own)]
-        return _fullest(fitting or there)
+        fitting = [h for h in there if h.snapshot.id == item.snapshot or covers(h.snapshot, own)]
+        return fullest(fitting or there)
 
     def _sibling(self, process: Process) -> Holding | None:
         """One of another executable of the same source build: they share their modules."""
-        return _fullest(self._same_stamp(process))
+        return fullest(self._same_stamp(process))
 
     def _same_stamp(self, process: Process) -> Iterator[Holding]:
         for holding in self.holdings:
@@ -306,30 +325,6 @@ def _capture(build: Build, executable: Path, modules: tuple[LateLoad, ...], reas
     return Capture(build, Purpose.HOLD, executable, loading, reason, tuple(unheld.items()))
 
 
-def _joined(
-    own: tuple[LateLoad, ...], held: Holding | None, *, own_first: bool
-) -> tuple[LateLoad, ...]:
-    """What lies on disk and what is held, of each name one: from disk, unless that fails."""
-    if held is None:
-        return own
-    kept = {name: LateLoad(name, held.view / f"{name}.so") for name in held.snapshot.modules}
-    there = {late.name: late for late in own}
-    loading = {late.name: late for late in own if not late.problem}
-    joined = there | kept | loading if own_first else there | loading | kept
-    return tuple(joined.values())
-
-
-def _covers(snapshot: Snapshot, own: tuple[LateLoad, ...]) -> bool:
-    """Whether it holds every module that would load, with the libraries that it would load."""
-    held = {name: (file.size, file.mtime_ns) for name, file in snapshot.libraries.items()}
-    return all(
-        late.name in snapshot.modules
-        and all(held.get(need.name) == (need.size, need.mtime_ns) for need in late.needs)
-        for late in own
-        if not late.problem
-    )
-
-
 def files_of(process: Process) -> Iterator[Path]:
     """All files and directories whose change concerns the process."""
     yield process.executable
@@ -376,15 +371,6 @@ def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
             f"{held}, {len(lost)} would not load before: {lost[0][0]}, {lost[0][1]}",
         )
     return State.PROTECTED, held
-
-
-def _fullest(holdings: Iterable[Holding]) -> Holding | None:
-    newest_last = sorted(holdings, key=lambda holding: holding.snapshot.created)
-    return max(
-        reversed(newest_last),
-        key=lambda h: (len(h.snapshot.modules), len(h.snapshot.files)),
-        default=None,
-    )
 
 
 def _label(process: Process) -> str:

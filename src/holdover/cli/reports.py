@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What hooks tell: to who called them, to the system's log, and to the metrics."""
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdover.cli.text import printable
+from holdover.config import Config
+from holdover.errors import HoldoverError
+from holdover.model import Item, Outcome, Result, Scan
+
+if TYPE_CHECKING:
+    from holdover.flow import Holdover
+    from holdover.journal import Entry
+
+__all__ = ["Done", "complain", "report", "tell", "told_of", "publisher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a hook did."""
+
+    said: str = ""
+    result: str = "done"
+    """One of `records.RESULTS`."""
+    finish: Callable[[], None] | None = None
+    """What is left to do once it is recorded how the hook ended."""
+
+    @property
+    def complete(self) -> bool:
+        """Everybody whom the transaction concerns is protected."""
+        return self.result == "done"
+
+
+def complain(text: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        print(f"holdover: {printable(text)}", file=sys.stderr)
+
+
+def report(result: Result, config: Config) -> Done:
+    """Complain about what was not done, and name whom something was done for."""
+    from holdover.cli.events import of_result
+
+    wrong = [*result.problems]
+    for process in result.unreadable:
+        if process.program:
+            wrong.append(f"a {process.program} process is not protected: {process.reason}")
+    for outcome in result.outcomes:
+        if outcome.failed:
+            wrong.append(f"{_name(outcome)} is not protected: {outcome.reason}")
+    for problem in wrong:
+        complain(problem)
+    tell(of_result(result), config)
+    return Done(told_of(result.outcomes), "incomplete" if wrong else "done")
+
+
+def told_of(outcomes: Iterable[Outcome]) -> str:
+    """Whom something was done for, in a line; or ""."""
+    done = [_name(outcome) for outcome in outcomes if outcome.changed and not outcome.failed]
+    return f"protected {len(done)}: {', '.join(done)}" if done else ""
+
+
+def _name(outcome: Outcome) -> str:
+    process = outcome.process
+    return f"{printable(process.name or process.executable.name)} ({process.id.pid})"
+
+
+def tell(entries: Iterable["Entry"], config: Config) -> None:
+    """Write them to the system's log, if the configuration wants that."""
+    from holdover.journal import Journal
+
+    if config.journal_enabled:
+        journal = Journal()
+        for entry in entries:
+            journal.write(entry)
+
+
+def publisher(
+    holdover: "Holdover", config: Config, status: tuple[Scan, tuple[Item, ...]] | None = None
+) -> Callable[[], None] | None:
+    """What writes the metrics; None if there is no directory for them."""
+    if not config.metrics_directory.is_dir():
+        return None
+    return partial(_publish, holdover, config.metrics_directory, status or holdover.status())
+
+
+def _publish(holdover: "Holdover", directory: Path, status: tuple[Scan, tuple[Item, ...]]) -> None:
+    from holdover.cli.metrics import figures_now, write_metrics
+
+    try:
+        write_metrics(figures_now(holdover, *status), directory)
+    except (HoldoverError, OSError) as error:
+        complain(f"no metrics are written: {error}")
