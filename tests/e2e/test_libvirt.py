@@ -17,6 +17,7 @@ def test_network_disk_is_attached_and_read_after_the_upgrade(
     booted: BootedLab, delivery: str
 ) -> None:
     install_holdover(booted.root)
+    booted.leave_guests_to_package_managers()
     for name in ("early", "late"):
         booted.define_guest(name)
     assert booted.attach_http_disk("early", "vdb").returncode == 0

@@ -37,6 +37,7 @@ WITHOUT_ASKING = ("--no-install-recommends", "--allow-downgrades", "--yes", "--q
 def prepare(lab: BootedLab, *guests: str) -> None:
     """Install holdover, enable it and nothing else, and start guests."""
     install_holdover(lab.root)
+    lab.leave_guests_to_package_managers()
     lab.run("holdover", "enable")
     for name in guests:
         lab.define_guest(name)

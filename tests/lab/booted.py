@@ -291,6 +291,12 @@ class BootedLab:
         """The pid of the guest's QEMU as seen inside the lab."""
         return int(self.run("cat", f"/run/libvirt/qemu/{name}.pid").stdout)
 
+    def leave_guests_to_package_managers(self) -> None:
+        """Neither the timer nor libvirt's hook protects anybody before a transaction does."""
+        settings = self.root / "etc/holdover/holdover.toml.d/only-transactions.toml"
+        settings.parent.mkdir(parents=True)
+        settings.write_text("timer.protect = false\nlibvirt.protect = false\n")
+
     # The upgrade
 
     @functools.cached_property
