@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 # what the throwaway systems of the tests and the demo are made with; readelf and eu-elflint to
 # compare with
 LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils elfutils
+# what manual pages and completions are tried with
+LAB_PACKAGES += mandoc man-db zsh fish
 # what packages are built with; lintian checks them
 DEB_PACKAGES := dpkg-dev debhelper dh-python
 RPM_PACKAGES := rpm
@@ -17,7 +19,7 @@ need = for tool in $(1); do command -v $$tool >/dev/null || missing=1; done; \
     test -z "$$missing" || { apt-get update -q && apt-get install -qy --no-install-recommends $(2); }
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-distributions bench check unit dist deb rpm clean lab-packages package-tools
+.PHONY: demo test test-distributions bench check unit generated dist deb rpm clean lab-packages package-tools
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
@@ -40,6 +42,10 @@ check: $(READY)
 unit: $(READY)
 	$(PYTEST) tests/unit
 
+# manual pages and completions, from the definitions in the code; a test says when they are old
+generated: $(READY)
+	$(BIN)/python -m manual
+
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { apt-get update -q && apt-get install -qy --no-install-recommends python3-venv; }
@@ -49,7 +55,8 @@ $(READY): pyproject.toml
 
 lab-packages:
 	@test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \
-	$(call need,mmdebstrap systemd-nspawn setpriv readelf eu-elflint,$(LAB_PACKAGES))
+	$(call need,mmdebstrap systemd-nspawn setpriv readelf eu-elflint mandoc man zsh \
+	    fish,$(LAB_PACKAGES))
 
 package-tools:
 	@$(call need,dpkg-buildpackage dh dh_python3 rpmbuild lintian, \
