@@ -33,10 +33,22 @@ ABOUT_A_GUEST = (
     "defuse {pid} --dry-run",
     "defuse {pid}",
     "enable",
+    "enable --refresh",
     "doctor",
     "disable",
+    "release {pid} --force",
+    "protect",
+    "disable --release",
 )
-ABOUT_NOTHING = ("status", "protect", "protect --dry-run", "list", "gc", "preview", "disable")
+ABOUT_NOTHING = (
+    "status",
+    "protect",
+    "protect --dry-run",
+    "list",
+    "gc",
+    "preview",
+    "disable --release",
+)
 
 
 def test_no_command_is_left_out() -> None:

@@ -41,7 +41,7 @@ def section(name: str) -> str:
 
 def needed(tool: str) -> str:
     if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed; `make lab-packages` does that")
+        pytest.skip(f"{tool} is not installed; `make manual-tools` does that")
     return tool
 
 

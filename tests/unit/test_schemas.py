@@ -4,6 +4,7 @@
 import argparse
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from unit.factories import (
 )
 from unit.schemas import check, schemas
 
+import holdover
 from holdover.cli.arguments import build_parser
 from holdover.cli.protect import _result_json
 from holdover.cli.snapshots import _gc_json, _show_json
@@ -103,6 +105,14 @@ def test_every_command_has_a_schema() -> None:
     printed = {name for schema in schemas().values() for name in schema.get("x-commands", [])}
     assert printed == set(subparsers.choices) - NO_JSON
     assert {name for name, schema in schemas().items() if "x-commands" not in schema} == ON_DISK
+
+
+def test_every_format_that_the_sources_name_has_a_schema() -> None:
+    sources = "".join(
+        path.read_text() for path in Path(str(holdover.__file__)).parent.rglob("*.py")
+    )
+    named = set(re.findall(r'"(holdover\.[a-z-]+/[0-9]+)"', sources))
+    assert named - {"holdover.program/1"} == set(schemas())  # definitions are TOML
 
 
 # -- the words are the code's ----------------------------------------------------------------------
