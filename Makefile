@@ -12,17 +12,20 @@ LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux b
 # what packages are built with; lintian checks them
 DEB_PACKAGES := dpkg-dev debhelper dh-python
 RPM_PACKAGES := rpm
+# what manual pages and completions are tried with
+MANUAL_PACKAGES := mandoc man-db zsh fish
 # $(call need,COMMANDS,PACKAGES): install the packages if a command is missing
 need = for tool in $(1); do command -v $$tool >/dev/null || missing=1; done; \
     test -z "$$missing" || { apt-get update -q && apt-get install -qy --no-install-recommends $(2); }
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-distributions bench check unit dist deb rpm clean lab-packages package-tools
+.PHONY: demo test test-distributions bench check unit generated dist deb rpm clean
+.PHONY: lab-packages package-tools manual-tools
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
 
-test: $(READY) lab-packages package-tools check
+test: $(READY) lab-packages package-tools manual-tools check
 	$(PYTEST) $(PYTEST_OPTIONS)
 
 test-distributions: $(READY) lab-packages package-tools
@@ -40,6 +43,10 @@ check: $(READY)
 unit: $(READY)
 	$(PYTEST) tests/unit
 
+# manual pages and completions, from the definitions in the code; a test says when they are old
+generated: $(READY)
+	$(BIN)/python -m manual
+
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { apt-get update -q && apt-get install -qy --no-install-recommends python3-venv; }
@@ -50,6 +57,9 @@ $(READY): pyproject.toml
 lab-packages:
 	@test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \
 	$(call need,mmdebstrap systemd-nspawn setpriv readelf eu-elflint,$(LAB_PACKAGES))
+
+manual-tools:
+	@$(call need,mandoc man zsh fish,$(MANUAL_PACKAGES))
 
 package-tools:
 	@$(call need,dpkg-buildpackage dh dh_python3 rpmbuild lintian, \

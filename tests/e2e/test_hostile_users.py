@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Anybody may run QEMU with his own modules; they must reach nobody else's guests."""
 
-import json
 import os
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def start_with_own_modules(lab: Lab, directory: str) -> Guest:
 def origins(lab: Lab) -> set[str]:
     """The directories that held modules came from."""
     (snapshot,) = lab.held()
-    shown = json.loads(lab.holdover("show", snapshot["id"], "--json").stdout)
+    shown = lab.json("show", snapshot["id"])
     modules = [file for file in shown["files"] if not file["path"].startswith("lib/")]
     return {file["origin"].rpartition("/")[0] for file in modules}
 

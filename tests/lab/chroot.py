@@ -10,6 +10,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+from unit.schemas import check
+
 from holdover.demo.archive import QEMU_PACKAGES, qemu_builds
 from holdover.demo.root import ThrowawayRoot, install_holdover
 from lab.distributions import full_upgrade, turn_to_the_next
@@ -72,9 +74,10 @@ class Lab:
         return self.run("holdover", *words)
 
     def json(self, *words: str) -> dict[str, Any]:
-        """What a command prints with --json."""
+        """What a command prints with --json, which is as its schema promises."""
         done = self.holdover(*words, "--json")
         answer: dict[str, Any] = json.loads(done.stdout)
+        check(answer)
         return answer
 
     def status(self, pid: int) -> dict[str, Any]:

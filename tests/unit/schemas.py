@@ -1,106 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other tools may rely on in the JSON answers, checked key by key. Source: DESIGN.md, 7."""
+"""What other tools may rely on: each answer against its schema, and what no schema can say."""
 
-import re
-from collections.abc import Mapping
+import functools
+import json
+from importlib.resources import files
 from typing import Any
 
-__all__ = ["check_status", "check_list", "Kinds"]
+import jsonschema
 
-Kinds = Mapping[str, type | tuple[type, ...]]
-"""For each key of an object the types that its value may have."""
-
-STATES = ("current", "protected", "defused", "at-risk", "poisoned", "unsupported", "unreadable")
-DELIVERIES = ("environment", "mount", "variable", "fallback-dir", "preload", "run")
-MODULE_STATES = ("loaded", "loads", "blocked")
-NOTHING = type(None)
-
-STATUS: Kinds = {
-    "schema": str,
-    "host": dict,
-    "processes": list,
-    "foreign": int,
-    "unreadable": list,
-}
-PROCESS: Kinds = {
-    "pid": int,
-    "start_time": int,
-    "program": str,
-    "name": str,
-    "executable": str,
-    "build_id": str,
-    "stamp": (str, NOTHING),
-    "version": str,
-    "state": str,
-    "delivery": (str, NOTHING),
-    "snapshot": (str, NOTHING),
-    "reason": str,
-    "modules": list,
-}
-MODULE: Kinds = {"name": str, "state": str, "reason": str}
-UNREADABLE: Kinds = {"pid": int, "reason": str, "program": str}
-LIST: Kinds = {"schema": str, "snapshots": list}
-SNAPSHOT: Kinds = {
-    "id": str,
-    "program": str,
-    "build_id": str,
-    "version": str,
-    "created": str,
-    "files": int,
-    "bytes_held": int,
-    "bytes_written": int,
-    "pinned": bool,
-    "leases": list,
-}
-LEASE: Kinds = {"pid": int, "start_time": int, "name": str}
+__all__ = ["check", "schemas", "validator"]
 
 
-def check_status(answer: Any) -> None:
-    """Fails unless `answer` is exactly what `status --json` promises."""
-    _check(answer, STATUS)
-    assert answer["schema"] == "holdover.status/1"
-    _check(answer["host"], {"boot_id": str})
-    assert answer["foreign"] >= 0
-    for process in answer["processes"]:
-        _check_process(process)
-    for entry in answer["unreadable"]:
-        _check(entry, UNREADABLE)
-        assert entry["reason"]
+@functools.cache
+def schemas() -> dict[str, dict[str, Any]]:
+    """All that come with the package, by what an answer says that it is: "holdover.status/1"."""
+    directory = files("holdover") / "schemas"
+    found = (json.loads(path.read_text()) for path in directory.iterdir())
+    return {schema["properties"]["schema"]["const"]: schema for schema in found}
 
 
-def _check_process(process: Any) -> None:
-    _check(process, PROCESS)
-    assert process["pid"] > 0
-    assert process["start_time"] >= 0
-    assert process["state"] in STATES
-    assert process["delivery"] in (None, *DELIVERIES)
-    assert (process["delivery"] is None) == (process["snapshot"] is None)
-    assert process["delivery"] or process["state"] not in ("protected", "defused")
-    assert process["reason"]
-    for module in process["modules"]:
-        _check(module, MODULE)
-        assert module["state"] in MODULE_STATES
-        assert module["reason"] or module["state"] != "blocked"
-    names = [module["name"] for module in process["modules"]]
-    assert len(names) == len(set(names))
+@functools.cache
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schemas()[name])
 
 
-def check_list(answer: Any) -> None:
-    """Fails unless `answer` is exactly what `list --json` promises."""
-    _check(answer, LIST)
-    assert answer["schema"] == "holdover.list/1"
-    for snapshot in answer["snapshots"]:
-        _check(snapshot, SNAPSHOT)
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", snapshot["created"])
-        assert min(snapshot[key] for key in ("files", "bytes_held", "bytes_written")) >= 0
-        for lease in snapshot["leases"]:
-            _check(lease, LEASE)
+def check(answer: Any) -> None:
+    """Raises `AssertionError` unless `answer` is exactly what its schema promises."""
+    name = answer.get("schema")
+    assert name in schemas(), f"no schema is called {name!r}"
+    problems = [
+        f"{error.json_path}: {error.message}" for error in validator(name).iter_errors(answer)
+    ]
+    assert not problems, "\n".join(problems)
+    _check_names(answer.get("modules"))
+    for process in answer.get("processes", ()):
+        _check_delivery(process)
+        _check_names(process.get("modules"))
 
 
-def _check(value: Any, kinds: Kinds) -> None:
-    """An object with these keys, no others, and values of these types; a bool is no number."""
-    assert isinstance(value, dict), value
-    assert value.keys() == kinds.keys()
-    for key, kind in kinds.items():
-        allowed = kind if isinstance(kind, tuple) else (kind,)
-        assert type(value[key]) in allowed, f"{key} is {value[key]!r}"
+def _check_delivery(process: Any) -> None:
+    """Where there is a delivery there is a snapshot; who is said to be served has one."""
+    if "delivery" in process and "snapshot" in process:
+        state, delivery, of = process["state"], process["delivery"], process["snapshot"]
+        assert (delivery is None) == (of is None), f"delivery {delivery} of snapshot {of}"
+        assert delivery or state not in ("protected", "defused"), f"{state} by delivery {delivery}"
+
+
+def _check_names(modules: Any) -> None:
+    """Each module once, and what would not load with its reason."""
+    if not isinstance(modules, list):  # a preview only counts them
+        return
+    names = [module["name"] for module in modules]
+    assert len(names) == len(set(names)), f"a name is there twice: {sorted(names)}"
+    silent = [m["name"] for m in modules if m.get("state") == "blocked" and not m["reason"]]
+    assert not silent, f"no reason for {silent}"

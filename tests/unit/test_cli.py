@@ -23,7 +23,7 @@ from unit.factories import (
     snapshot,
     store_below,
 )
-from unit.schemas import check_list, check_status
+from unit.schemas import check
 
 from holdover import cli
 from holdover.cli.arguments import parse_arguments
@@ -204,7 +204,7 @@ def status(holdover: Holdover, seen: Scan) -> Any:
     """The answer as it is printed, for what was seen."""
     items = plan(seen, (HELD, DECOYS), BOTH, VIEWS, Aim.LOOK).items
     answer = json.loads(json.dumps(_status_json(holdover, seen, items)))
-    check_status(answer)
+    check(answer)
     return answer
 
 
@@ -285,7 +285,7 @@ def test_exit_code_of_status_tells_whether_all_is_well(
 
 def listed(*entries: dict[str, object]) -> Any:
     answer = json.loads(json.dumps({"schema": "holdover.list/1", "snapshots": entries}))
-    check_list(answer)
+    check(answer)
     return answer
 
 
@@ -318,7 +318,7 @@ def test_only_copies_cost_bytes() -> None:
 def test_schema_notices_what_is_not_promised(holdover: Holdover, change: dict[str, Any]) -> None:
     answer = status(holdover, scan())
     with pytest.raises(AssertionError):
-        check_status(answer | change)
+        check(answer | change)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_schema_notices_words_that_do_not_exist(holdover: Holdover, change: dict
     answer = status(holdover, scan(process(chosen=(HELD.view,))))
     answer["processes"][0].update(change)
     with pytest.raises(AssertionError):
-        check_status(answer)
+        check(answer)
 
 
 # -- protect --dry-run -----------------------------------------------------------------------------
@@ -337,6 +337,7 @@ def test_schema_notices_words_that_do_not_exist(holdover: Holdover, change: dict
 def planned_json(seen: Scan, *held: Holding) -> Any:
     """Of the one process in it."""
     answer: Any = _plan_json(plan(seen, held, BOTH, VIEWS, Aim.PROTECT))
+    check(json.loads(json.dumps(answer)))
     (decided,) = json.loads(json.dumps(answer))["processes"]
     return decided
 

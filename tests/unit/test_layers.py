@@ -229,14 +229,14 @@ def test_what_is_confined_is_used_at_all(package: str) -> None:
     assert package in used
 
 
-@pytest.mark.parametrize("directory", ["src", "tests", "bench"])
+@pytest.mark.parametrize("directory", ["src", "tests", "bench", "manual"])
 def test_every_file_begins_with_the_licence(directory: str) -> None:
     files = [
         Source(str(path.relative_to(REPOSITORY)), path.read_text())
         for path in (REPOSITORY / directory).rglob("*")
         if path.suffix in (".py", ".toml", ".sh", ".c") and ".egg-info" not in str(path)
     ]
-    assert len(files) > 5
+    assert len(files) >= 5
     broken = [problem for source in files for problem in begins_with_the_licence(source)]
     assert not broken, "\n".join(broken)
 

@@ -8,7 +8,7 @@ from typing import Any
 from holdover import __version__
 from holdover.config import SETTINGS
 
-__all__ = ["parse_arguments"]
+__all__ = ["parse_arguments", "build_parser"]
 
 Commands = Any  # argparse does not name the type of what add_subparsers() returns
 
@@ -18,7 +18,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
     argparse gives a list all words up to the first option behind it, and leaves the rest over.
     """
-    parser = _build_parser()
+    parser = build_parser()
     options, left = parser.parse_known_args(words)
     name, kind = getattr(options, "more", ("", str))
     if left and (not name or any(word.startswith("-") for word in left)):
@@ -32,7 +32,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     parser = argparse.ArgumentParser(
         prog="holdover",

@@ -9,7 +9,7 @@ from holdover.cli.output import print_json, print_table, process_columns, progre
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
-from holdover.model import Capture, Item, Outcome, Plan
+from holdover.model import Capture, Item, Outcome, Plan, Result
 from holdover.proving import protect_proven
 from holdover.steps.plan import Aim
 
@@ -39,7 +39,7 @@ def _carry_out(options: Namespace, aim: Aim) -> int:
         seen, unreadable = [item.process for item in planned.items], planned.unreadable
     else:
         tell(of_result(result), config)
-        failed = _show_outcomes(result.outcomes, as_json=options.json)
+        failed = _show_outcomes(result, as_json=options.json)
         seen, unreadable = [o.process for o in result.outcomes], result.unreadable
     if not (seen or options.pid or options.json):
         print("No process that loads modules late is running.")
@@ -104,19 +104,22 @@ def _intention(item: Item) -> str:
     return f"pointed at a new snapshot of {len(item.source.modules)} modules by {item.deliver}"
 
 
-def _show_outcomes(outcomes: tuple[Outcome, ...], *, as_json: bool) -> bool:
+def _show_outcomes(result: Result, *, as_json: bool) -> bool:
     """Returns whether something failed."""
     if as_json:
-        print_json(
-            {
-                "schema": "holdover.outcomes/1",
-                "processes": [_outcome_json(outcome) for outcome in outcomes],
-            }
-        )
-    elif outcomes:
-        rows = [_outcome_row(outcome) for outcome in outcomes]
+        print_json(_result_json(result))
+    elif result.outcomes:
+        rows = [_outcome_row(outcome) for outcome in result.outcomes]
         print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
-    return any(outcome.failed for outcome in outcomes)
+    return any(outcome.failed for outcome in result.outcomes)
+
+
+def _result_json(result: Result) -> dict[str, object]:
+    return {
+        "schema": "holdover.outcomes/1",
+        "processes": [_outcome_json(outcome) for outcome in result.outcomes],
+        "unreadable": [asdict(entry) for entry in result.unreadable],
+    }
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, object]:
@@ -146,5 +149,5 @@ def run_release(options: Namespace) -> int:
     config = read_config(options)
     outcome = make_holdover(config).release(options.pid, force=options.force)
     tell(of_outcome(outcome), config)
-    _show_outcomes((outcome,), as_json=options.json)
+    _show_outcomes(Result((outcome,)), as_json=options.json)
     return 0

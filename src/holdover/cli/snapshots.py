@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`holdover list`, `show` and `gc`: what is held."""
+"""`holdover list`, `show`, `pin`, `unpin` and `gc`: what is held."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -12,6 +12,7 @@ from holdover.cli.setup import make_holdover, read_config
 from holdover.errors import UsageError
 from holdover.flow import Holdover
 from holdover.model import Holding, Lease
+from holdover.steps.collect import Collected
 
 __all__ = ["run_list", "run_show", "run_pin", "run_unpin", "run_gc"]
 
@@ -54,11 +55,15 @@ def _snapshot_json(
         "bytes_held": held,
         "bytes_written": snapshot.bytes_written,
         "pinned": snapshot.id in pinned,
-        "leases": [
-            {"pid": u.process.pid, "start_time": u.process.start_time, "name": u.name}
-            for u in leases
-            if u.snapshot == snapshot.id
-        ],
+        "leases": [_lease_json(lease) for lease in leases if lease.snapshot == snapshot.id],
+    }
+
+
+def _lease_json(lease: Lease) -> dict[str, object]:
+    return {
+        "pid": lease.process.pid,
+        "start_time": lease.process.start_time,
+        "name": lease.name,
     }
 
 
@@ -92,11 +97,17 @@ def run_show(options: Namespace) -> int:
     holding = _find(holdover, options.id)
     damage = holding.damage or holdover.store.damage(holding)
     if options.json:
-        shown = {"schema": "holdover.snapshot/1"} | asdict(holding.snapshot)
-        print_json(shown | {"view": str(holding.view), "damage": damage})
+        print_json(_show_json(holding, damage))
     else:
         _print_snapshot(holding, damage)
     return 1 if damage else 0
+
+
+def _show_json(holding: Holding, damage: str) -> dict[str, object]:
+    snapshot = holding.snapshot
+    unheld = [{"name": name, "reason": reason} for name, reason in snapshot.unheld]
+    shown = {"schema": "holdover.show/1"} | asdict(snapshot) | {"unheld": unheld}
+    return shown | {"view": str(holding.view), "damage": damage}
 
 
 def _find(holdover: Holdover, beginning: str) -> Holding:
@@ -169,7 +180,7 @@ def run_gc(options: Namespace) -> int:
     if not options.dry_run:
         tell(of_collected(collected), config)
     if options.json:
-        print_json({"schema": "holdover.gc/1", "dry_run": options.dry_run} | asdict(collected))
+        print_json(_gc_json(collected, dry_run=options.dry_run))
         return 0
     if collected.kept_because:
         print(f"Nothing was removed: {collected.kept_because}.")
@@ -180,3 +191,9 @@ def run_gc(options: Namespace) -> int:
     count = len(collected.snapshots)
     print(f"{count} snapshot{'s'[: count != 1]} {would}removed, {freed} {would}freed.")
     return 0
+
+
+def _gc_json(collected: Collected, *, dry_run: bool) -> dict[str, object]:
+    leases = [_lease_json(lease) | {"snapshot": lease.snapshot} for lease in collected.leases]
+    head = {"schema": "holdover.gc/1", "dry_run": dry_run}
+    return head | asdict(collected) | {"leases": leases}

@@ -9,11 +9,6 @@ from holdover.store import Store
 
 __all__ = ["Collected", "collect"]
 
-_ELSEWHERE = (
-    "{} leases are of another pid or time namespace, where their processes may live; if that was "
-    "an earlier run of this container: rm /run/holdover/lease/*"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Collected:
@@ -49,7 +44,7 @@ def collect(
         if not _seen(holding, scan)
     ]
     elsewhere = sum(lives is None for lives in alive.values())
-    doubt = _ELSEWHERE.format(elsewhere) if elsewhere else _doubt(scan) if unused else ""
+    doubt = _elsewhere(elsewhere) if elsewhere else _doubt(scan) if unused else ""
     if doubt:
         return Collected((), (), 0, doubt)
     freed = store.bytes_freed_without(unused)
@@ -59,6 +54,13 @@ def collect(
         for lease in dead:
             store.drop_lease(lease)
     return Collected(dead, tuple(h.snapshot.id for h in unused), freed)
+
+
+def _elsewhere(leases: int) -> str:
+    return (
+        f"{leases} leases are of another pid or time namespace, where their processes may live; "
+        "if that was an earlier run of this container: rm /run/holdover/lease/*"
+    )
 
 
 def _doubt(scan: Scan) -> str:
