@@ -11,6 +11,8 @@ from lab.packaged import LATER
 
 pytestmark = pytest.mark.e2e
 
+PROTECTED = "b946be0bd003408cba962f085ef6882a"  # MESSAGE_ID
+
 
 def install(lab: BootedLab, package: Path) -> str:
     shutil.copy(package, lab.root / "srv")
@@ -30,6 +32,10 @@ def test_guest_of_libvirt_outlives_upgrade_and_removal_of_holdover(
     booted: BootedLab, deb: Path, later_deb: Path
 ) -> None:
     install(booted, deb)
+    assert booted.run("systemctl", "is-active", "holdover.timer").stdout == "active\n"
+    assert not (booted.root / "etc/systemd/system/holdover.timer").exists()  # the package has it
+    catalogued = booted.run("journalctl", "--list-catalog", PROTECTED).stdout
+    assert "A guest is protected" in catalogued
     for name in ("guest", "twin"):
         booted.define_guest(name)
     booted.run("holdover", "protect")

@@ -107,6 +107,8 @@ def check_that_the_service_mounts_and_links(booted: BootedLab) -> None:
     booted.define_guest("mounted")
     booted.run("systemctl", "start", "holdover.service")
     settings.unlink()
+    said = booted.run("systemctl", "show", "--property=StatusText", "holdover.service").stdout
+    assert "protected 1: mounted" in said
     assert state(booted, "mounted") == ("protected", "mount")
     assert state(booted, "guest") == ("protected", "environment")
     (snapshot,) = held(booted)
