@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import holdover.programs
 from holdover.errors import MalformedError
+from holdover.packages import names_any
 from holdover.programs import Program, load_programs, parse_program
 
 (QEMU,) = load_programs()
@@ -127,6 +128,45 @@ def test_the_definition_is_of_qemu() -> None:
     assert QEMU.name == "qemu"
     assert QEMU.variable == "QEMU_MODULE_DIR"
     assert "qemu-block-*" in QEMU.packages
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("qemu-system-x86", "qemu-system-modules-spice", "qemu-block-extra", "qemu-utils"),
+        *("qemu-system-x86-core", "qemu-common", "qemu-img", "qemu-device-usb-redirect"),
+        *("qemu-char-baum", "qemu-audio-pipewire", "qemu-ui-opengl", "qemu-block-ssh"),
+        *("qemu-kvm-core", "qemu-kvm-block-rbd", "qemu-kvm-device-display-virtio-vga"),
+        *("qemu-x86", "qemu-tools", "qemu-hw-display-virtio-gpu-pci", "qemu-accel-tcg-x86"),
+        *("qemu-chardev-spice", "qemu-hw-usb-host", "qemu-modules", "qemu"),
+    ],
+)
+def test_packages_with_executables_or_modules_are_known_by_name(name: str) -> None:
+    """Of Debian; Fedora; RHEL; openSUSE; Arch and Alpine."""
+    assert names_any([name], QEMU.packages)
+
+
+@pytest.mark.parametrize("name", ["qemu-guest-agent", "qemu-seabios", "qemu-docs", "qemu-user"])
+def test_other_packages_are_not(name: str) -> None:
+    assert not names_any([name], QEMU.packages)
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        "/usr/lib/x86_64-linux-gnu/qemu",
+        "/usr/lib64/qemu",
+        "/usr/lib64/qemu-kvm",
+        "/usr/lib/qemu",
+        "/usr/local/lib/qemu",
+    ],
+)
+def test_module_directory_of_each_distribution_is_known(directory: str) -> None:
+    """Of Debian; Fedora and openSUSE; RHEL; Arch and Alpine; one's own."""
+    found = QEMU.directory.search(b"lib\0%s\0rest" % directory.encode())
+    assert found is not None
+    assert found[1].decode() == directory
+    assert QEMU.is_among(f"/usr/bin/env\n{directory}/block-curl.so\n")
 
 
 def test_definitions_are_loaded_by_name_from_any_directory(tmp_path: Path) -> None:

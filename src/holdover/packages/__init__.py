@@ -15,7 +15,7 @@ from holdover.errors import UsageError
 
 __all__ = ["Adapter", "Change", "HookFile", "MANAGERS", "load_adapter", "names_any"]
 
-MANAGERS = ("apt", "dpkg")
+MANAGERS = ("apt", "dpkg", "rpm", "dnf4", "libdnf5", "zypp", "pacman", "apk")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,25 @@ from pathlib import Path
 
 from holdover.errors import UsageError
 
-__all__ = ["guarded", "guarded_after", "command_word", "MARKER", "VETO"]
+__all__ = [
+    "guarded",
+    "guarded_after",
+    "having_asked",
+    "unless_asked",
+    "command_word",
+    "MARKER",
+    "VETO",
+]
 
 MARKER = Path("/run/holdover/transaction")
 """Exists while a transaction that touches a program is under way; the shell guard looks at it."""
+ASKED = Path("/run/holdover/asked")
+"""Names the manager that called holdover last and changes files by way of rpm's library: rpm need
+not call it again. Pid and start time, so that it never speaks for anybody else."""
 VETO = 75
 """The one exit code that stops a transaction; EX_TEMPFAIL of <sysexits.h>."""
+# proc(5), stat: a program's name may hold anything; the start time is the 20th field after it
+_IDENTIFY = "read -r stat </proc/{}/stat && set -- ${{stat##*) }}"
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+:-]+")  # neither a shell nor a manager reads it otherwise
 
 
@@ -41,3 +54,19 @@ def guarded(arguments: str) -> str:
 def guarded_after(manager: str) -> str:
     """The same for the end of a transaction; it costs nothing if nothing was touched."""
     return f"test ! -e {MARKER} || {guarded(f'hook {manager} after')}"
+
+
+def having_asked(text: str) -> str:
+    """The same for a manager that drives rpm: `text`, then a note for `unless_asked`."""
+    note = f"mkdir -p {ASKED.parent} && {_IDENTIFY.format('$PPID')} && echo $PPID ${{20}} >{ASKED}"
+    return f"{text}; ({note})"
+
+
+def unless_asked(text: str) -> str:
+    """Run `text` unless the process above, or libzypp above that, has called for itself.
+
+    Starts no process to find out.
+    """
+    same = f'{_IDENTIFY.format("$pid")} && test "$asked" = "$pid ${{20}}" && exit'
+    asked = f"read -r asked <{ASKED} && for pid in $PPID $ZYPP_IS_RUNNING; do {same}; done; exit 1"
+    return f"({asked}) 2>/dev/null || {{ {text}; }}"
