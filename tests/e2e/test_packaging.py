@@ -95,13 +95,16 @@ def test_wheel_has_every_file_and_runs_in_a_virtual_environment(tmp_path: Path) 
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert not [name for name in archive.namelist() if "__pycache__" in name]
-    assert names == {str(path) for path in sources()}
+    pages = {"man8/holdover.8", "man5/holdover.toml.5"}
+    beside = {f"holdover-{__version__}.data/data/share/man/{page}" for page in pages}
+    assert names == {str(path) for path in sources()} | beside
     run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "env")
     environment = tmp_path / "env/bin"
     run(environment / "python", "-m", "pip", "install", "--no-deps", "--no-index", wheel)
     assert __version__ in run(environment / "holdover", "--version").stdout
     code = "from holdover.programs import load_programs; print(load_programs()[0].name)"
     assert run(environment / "python", "-I", "-c", code).stdout == "qemu\n"
+    assert (tmp_path / "env/share/man/man8/holdover.8").exists()
 
 
 def test_rpm_is_whole_and_needs_what_it_should(rpm: Path) -> None:

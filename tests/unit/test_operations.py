@@ -29,7 +29,7 @@ SPOKEN = (
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "store.py", "staging.py", "durable.py"),
     *("rehearsal.py", "run.py", "cli/hooks.py", "cli/unseen.py", "leaving.py", "cli/leaving.py"),
-    "cli/installation.py",
+    *("cli/installation.py", "cli/reports.py", "cli/services.py", "cli/timer.py"),
 )
 NOT_FOR_OPERATORS = {
     # what an aim is, for the reader of the code
@@ -48,6 +48,8 @@ NOT_FOR_OPERATORS = {
     *("hold …", "looking at processes", "holding the modules of …", "rehearsing …"),
     # how a library is found
     "mapped already",
+    # what was done with the timer
+    "enabled and started",
     # who has no name
     "a guest",
     # what other programs are told
