@@ -77,7 +77,15 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}" if value < 1e6 else str(int(value))
+        return _show_seconds(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(f'"{word}"' for word in value) + "]"
     return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+def _show_seconds(value: float) -> str:
+    for unit in ("d", "h", "min"):
+        count, rest = divmod(value, _UNITS_OF_TIME[unit])
+        if count and not rest:
+            return f'"{count:g} {unit}"'
+    return f"{value:.6f}".rstrip("0").rstrip(".")

@@ -190,7 +190,7 @@ def test_doctor_shows_every_effective_value_and_where_it_comes_from(lab: Lab) ->
     lab.path("/etc/holdover/holdover.toml").write_text("[lock]\ntimeout = 3\n")
     answer = lab.json("doctor", "-o", "look.budget=7")
     found = {entry["key"]: (entry["value"], entry["origin"]) for entry in answer["settings"]}
-    assert found["hook.budget"] == ("60", "/etc/holdover/holdover.toml.d/test.toml")
+    assert found["hook.budget"] == ('"1 min"', "/etc/holdover/holdover.toml.d/test.toml")
     assert found["lock.timeout"] == ("3", "/etc/holdover/holdover.toml")
     assert found["look.budget"] == ("7", "command line")
     assert found["hook.veto"] == ("false", "built in")

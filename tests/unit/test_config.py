@@ -197,6 +197,12 @@ def test_times(value: object, seconds: float) -> None:
     assert parse_seconds(value) == seconds
 
 
+@given(st.floats(0, 3e9, allow_nan=False))
+def test_a_time_is_shown_so_that_it_can_be_read_again(seconds: float) -> None:
+    shown = show(seconds).strip('"')
+    assert parse_seconds(shown) == pytest.approx(seconds, rel=1e-5, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("value", "count"),
     [(0, 0), ("512", 512), ("1.5 KiB", 1536), ("2 GiB", 2 << 30), ("1TiB", 1 << 40)],

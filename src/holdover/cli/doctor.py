@@ -66,7 +66,8 @@ def _try(name: str, check: Callable[[Holdover], str], holdover: Holdover) -> Che
 def _configuration(config: Config) -> str:
     if config.problems:
         raise UsageError("; ".join(config.problems), hint="mend it, see holdover.toml(5)")
-    return f"{len(config.origins)} settings are not what is built in"
+    files = sorted(set(config.origins.values()))
+    return f"set by {', '.join(files)}" if files else "nothing is set, all is built in"
 
 
 _NEEDED = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_SYS_CHROOT": 18, "CAP_DAC_OVERRIDE": 1}
