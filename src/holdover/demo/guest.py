@@ -23,6 +23,7 @@ __all__ = ["Guest", "Probe", "PROBES", "ATTACHED", "REFUSED", "DIED"]
 ATTACHED, REFUSED, DIED = "works", "refused", "guest died"
 
 _PATIENCE = 30.0  # seconds until a guest that does not start is taken for one that never will
+_DYING = 5.0  # seconds until one that does not answer is taken for one that lives
 _CLOSED = {"host": "127.0.0.1", "port": "1"}
 
 
@@ -100,6 +101,15 @@ class Guest:
         except VanishedError:
             return False
 
+    def _survives(self) -> bool:
+        """Its connections break a little before it is gone."""
+        deadline = time.monotonic() + _DYING
+        while self.lives():
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(0.01)
+        return False
+
     def _has_threads(self) -> bool:
         """Its first thread may be dead while others still hold the lock of its pid file."""
         try:
@@ -146,7 +156,7 @@ class Guest:
         try:
             answer = self.qmp(probe.command, probe.arguments)
         except CommandError:
-            if self.lives():
+            if self._survives():
                 raise
             return DIED
         if probe.command == "qom-list-types":
