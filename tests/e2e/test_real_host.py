@@ -90,6 +90,15 @@ def test_unattended_upgrade_at_night(booted: BootedLab) -> None:
     assert "holdover: protected 1: guest" in log.read_text()
 
 
+def test_doctor_finds_all_in_order_and_says_if_the_timer_is_not(booted: BootedLab) -> None:
+    prepare(booted)
+    assert "holdover.timer calls holdover" in booted.run("holdover", "doctor").stdout
+    booted.run("systemctl", "disable", "--now", "holdover.timer")
+    done = booted.run("holdover", "doctor", check=False)
+    assert done.returncode == 1
+    assert "holdover.timer is not enabled; systemctl enable --now holdover.timer" in done.stdout
+
+
 def test_unattended_upgrade_without_holdover(booted: BootedLab) -> None:
     booted.define_guest("twin")
     booted.run("systemctl", "start", "apt-daily-upgrade.service")

@@ -12,6 +12,7 @@ from holdover.cli import confinement
 from holdover.cli.enabling import wanted_files
 from holdover.cli.installation import REMEDY, Installation
 from holdover.cli.metrics import client_problem
+from holdover.cli.services import timer_state
 from holdover.config import Config
 from holdover.environ import entry_values, read_environment
 from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError, UsageError
@@ -48,6 +49,7 @@ def examine(holdover: Holdover, config: Config) -> list[Check]:
         ("AppArmor", lambda _: confinement.apparmor(holdover.store.objects)),
         ("SELinux", lambda _: confinement.selinux(holdover.store.objects)),
         ("hooks", _hooks),
+        ("timer", lambda _: f"{timer_state()} calls holdover between transactions"),
         ("installation", lambda _: _installation()),
         ("metrics", lambda _: _metrics(config.metrics_directory)),
     ]

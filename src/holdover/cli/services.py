@@ -10,12 +10,12 @@ from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
-from holdover.errors import CommandError
+from holdover.errors import CommandError, RefusedError
 from holdover.packages import HookFile
 from holdover.packages.guard import command_word
 from holdover.run import run
 
-__all__ = ["service_files", "all_service_files", "start", "stop", "tidy", "advice"]
+__all__ = ["service_files", "all_service_files", "start", "stop", "tidy", "timer_state", "advice"]
 
 TIMER = "holdover.timer"
 _UNITS = ("holdover.service", TIMER)
@@ -104,6 +104,20 @@ def tidy() -> None:
         run("systemctl", "daemon-reload", check=False)
     with suppress(OSError):  # it is not empty, or was never there
         _LIBVIRT_HOOK.parent.rmdir()
+
+
+def timer_state() -> str:
+    """What calls holdover between transactions; raises `RefusedError` if nothing does."""
+    if _has_systemd():
+        if _succeeds("systemctl", "is-enabled", "--quiet", TIMER):
+            return TIMER
+        raise RefusedError(f"{TIMER} is not enabled", hint=f"systemctl enable --now {TIMER}")
+    if _CRON.exists():
+        return str(_CRON)
+    raise RefusedError(
+        "nothing looks after guests between transactions",
+        hint="run `holdover enable`, or call `holdover hook timer` every few minutes",
+    )
 
 
 def advice() -> Iterator[str]:
