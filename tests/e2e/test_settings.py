@@ -51,6 +51,20 @@ def test_dpkg_by_hand_protects_before_it_unpacks_and_collects_when_it_is_done(la
     assert lab.held() == []
 
 
+def test_dpkg_on_a_terminal_is_not_held_up_and_keeps_its_answers(lab: Lab) -> None:
+    """A terminal has no end, and what is typed there is for dpkg."""
+    lab.root.run("holdover", "enable")
+    guest = Guest.start(lab.root, "guest")
+    debs = newer_packages(lab)
+    on_a_terminal = "import pty, sys; pty.spawn(sys.argv[1:])"  # it sends no end of file
+    words = ("sh", "-c", f"dpkg --install {debs}/*.deb; read -r answer; echo got $answer")
+    done = lab.root.run("python3", "-c", on_a_terminal, *words, text="typed ahead\n")
+    assert "gave up" not in done.stdout
+    assert "holdover: protected 1: guest" in done.stdout
+    assert "got typed ahead" in done.stdout
+    assert guest.probe_twice("ssh disk") == (ATTACHED, ATTACHED)
+
+
 def test_dpkg_by_hand_without_holdover_is_the_death_of_the_guest(stock: Lab) -> None:
     guest = Guest.start(stock.root, "twin")
     debs = newer_packages(stock)

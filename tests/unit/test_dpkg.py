@@ -23,9 +23,12 @@ def marker(tmp_path: Path) -> Path:
 def run(
     tmp_path: Path, marker: Path, which: str, code: int = 0, **environment: str
 ) -> tuple[int, str]:
-    """One line, as dpkg runs it, with a holdover that says what it is told to do."""
+    """One line, as dpkg runs it, with a holdover that says what it is told to do.
+
+    What is on stdin is for dpkg's own questions: there it would be heard.
+    """
     command = tmp_path / "holdover"
-    command.write_text(f'#!/bin/sh\necho "$1 $2 $3"\nexit {code}\n')
+    command.write_text(f'#!/bin/sh\necho "$1 $2 $3"\ntest $3 != before || cat\nexit {code}\n')
     command.chmod(0o755)
     (file,) = hook_files(command)
     (line,) = (
@@ -33,8 +36,9 @@ def run(
         for found in file.text.replace(str(MARKER), str(marker)).splitlines()
         if found.startswith(which)
     )
+    argv = ["sh", "-c", line]
     done = subprocess.run(
-        ["sh", "-c", line], env=environment, capture_output=True, text=True, check=False
+        argv, input="y\n", env=environment, capture_output=True, text=True, check=False
     )
     return done.returncode, done.stdout
 

@@ -124,7 +124,7 @@ def break_holdover(stage: Stage, broken: str) -> None:
 
 def run_apk(stage: Stage, when: str) -> Ran:
     (file,) = apk.hook_files(stage.command)
-    return stage.sh(stage.script(file), when)
+    return stage.sh(stage.script(file), when, given=b"an answer to apk's own question")
 
 
 def test_apk_calls_before_a_commit_and_after_one_that_mattered(stage: Stage) -> None:
@@ -133,6 +133,7 @@ def test_apk_calls_before_a_commit_and_after_one_that_mattered(stage: Stage) -> 
     stage.marker.touch()
     assert run_apk(stage, "post-commit").code == 0
     assert stage.calls == [f"hook apk before {ME}", "hook apk after"]
+    assert stage.given == b""
 
 
 def test_apk_is_stopped_by_a_veto_only(stage: Stage) -> None:

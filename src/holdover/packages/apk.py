@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdover.packages import HookFile
-from holdover.packages.guard import command_word, guarded, guarded_after
+from holdover.packages.guard import command_word, guarded_after, guarded_without_list
 
 __all__ = ["is_here", "hook_files", "read_change"]
 
@@ -37,7 +37,7 @@ def is_here() -> bool:
 def hook_files(command: Path) -> tuple[HookFile, ...]:
     text = _SCRIPT.format(
         word=command_word(command),
-        before=guarded("hook apk before $PPID"),
+        before=guarded_without_list("apk"),
         after=guarded_after("apk"),
     )
     return (HookFile(HOOK_PATH, text, 0o755),)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdover.packages import HookFile
-from holdover.packages.guard import command_word, guarded, guarded_after
+from holdover.packages.guard import command_word, guarded_after, guarded_without_list
 
 __all__ = ["is_here", "hook_files", "read_change"]
 
@@ -28,7 +28,7 @@ def hook_files(command: Path) -> tuple[HookFile, ...]:
 # Written by `holdover enable`, removed by `holdover disable`.
 # Whatever happens to holdover, these lines succeed: dpkg stops at a hook that fails.
 pre-invoke={word} {apt} || case "$DPKG_HOOK_ACTION" in {_CHANGING}) \
-{guarded("hook dpkg before $PPID")};; esac; true
+{guarded_without_list("dpkg")};; esac; true
 post-invoke={word} {apt} || {guarded_after("dpkg")}; true
 """
     return (HookFile(HOOK_PATH, text),)

@@ -11,6 +11,7 @@ from holdover.errors import UsageError
 
 __all__ = [
     "guarded",
+    "guarded_without_list",
     "guarded_after",
     "having_asked",
     "unless_asked",
@@ -49,6 +50,13 @@ def guarded(arguments: str) -> str:
         f"if test -x $holdover; then $holdover {arguments} || {{ {veto}; {complaint}; }}; "
         f"else {complaint}; fi"
     )
+
+
+def guarded_without_list(manager: str) -> str:
+    """The same before a transaction of which nothing is told: stdin is the operator's terminal, or
+    his answers to the manager's questions, and not for us to read.
+    """
+    return guarded(f"hook {manager} before $PPID </dev/null")
 
 
 def guarded_after(manager: str) -> str:
