@@ -45,7 +45,7 @@ from holdover.steps.capture import capture
 from holdover.steps.collect import Collected, collect
 from holdover.steps.deliver import environment, mount
 from holdover.steps.explain import explain
-from holdover.steps.plan import Aim, Touches, always, files_of, plan, without
+from holdover.steps.plan import Aim, Touches, always, files_of, plan, without, without_programs
 from holdover.steps.preview import preview
 from holdover.steps.scan import scan
 from holdover.steps.verify import verify
@@ -119,7 +119,7 @@ class Holdover:
     def plan(self, aim: Aim, pids: Collection[int] = (), touches: Touches = always) -> Plan:
         """What `carry_out` would do; takes no lock and changes nothing."""
         installed = aim is Aim.PROTECT
-        seen = self._scan(pids, installed=installed)
+        seen = without_programs(self._scan(pids, installed=installed), self.disabled)
         holdings = self.store.holdings()
         decided = plan(seen, holdings, self.deliveries, self.store.views, aim, touches)
         return without(decided, self.disabled)

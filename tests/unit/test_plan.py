@@ -38,8 +38,9 @@ from holdover.model import (
     Purpose,
     Scan,
     State,
+    Unreadable,
 )
-from holdover.steps.plan import Aim, plan
+from holdover.steps.plan import Aim, plan, without, without_programs
 
 BOTH = (Delivery.ENVIRONMENT, Delivery.MOUNT)
 ADMIN = Path("/opt/modules")
@@ -556,3 +557,34 @@ def test_plan_is_the_same_for_the_same_facts(
 ) -> None:
     first = planned(seen, *holdings, aim=Aim.PROTECT, deliveries=deliveries)
     assert planned(seen, *holdings, aim=Aim.PROTECT, deliveries=deliveries) == first
+
+
+# -- programs that are to be left alone ------------------------------------------------------------
+
+LOST = (Unreadable(5, "its memory cannot be read", "qemu"), Unreadable(6, "its executable cannot"))
+
+
+def left_alone(*disabled: str) -> Plan:
+    """Of what would be wrong with a guest, an installed build, and processes that were not seen."""
+    installed = (Installed(EXECUTABLE, build(), unforeseen="no cache"),)
+    seen = scan(REPLACED, modules=WRONG, installed=installed, unreadable=LOST)
+    return without(planned(without_programs(seen, disabled), aim=Aim.PROTECT), disabled)
+
+
+def test_nothing_is_wrong_with_a_program_that_is_left_alone() -> None:
+    decided = left_alone("qemu")
+    (item,) = decided.items
+    assert (item.state, item.problem, item.deliver) == (State.AT_RISK, "", None)
+    assert item.reason.endswith("it is left alone, as programs.disabled asks for")
+    assert (decided.captures, decided.problems, decided.unreadable) == ((), (), LOST[1:])
+
+
+def test_what_is_wrong_with_the_others_is_told() -> None:
+    decided = left_alone("postgresql")
+    assert decided.items[0].problem
+    assert (len(decided.problems), decided.unreadable) == (1, LOST)
+
+
+def test_nothing_is_held_of_an_installed_build_that_is_left_alone() -> None:
+    seen = scan(modules=OWN, installed=(Installed(EXECUTABLE, build()),))
+    assert planned(without_programs(seen, ("qemu",)), aim=Aim.PROTECT).captures == ()

@@ -29,7 +29,7 @@ from holdover.model import (
 )
 from holdover.search import directories, first_found
 
-__all__ = ["Aim", "plan", "without", "always", "files_of"]
+__all__ = ["Aim", "plan", "without", "without_programs", "always", "files_of"]
 
 _LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
 _REPLACED = "it was replaced before it could be held"
@@ -77,8 +77,14 @@ def without(decided: Plan, disabled: tuple[str, ...]) -> Plan:
         else item
         for item in decided.items
     )
-    captures = (c for c in decided.captures if c.build.program not in disabled)
-    return replace(decided, items=tuple(items), captures=tuple(captures))
+    return replace(decided, items=tuple(items))
+
+
+def without_programs(seen: Scan, disabled: tuple[str, ...]) -> Scan:
+    """What is installed of those programs, and who could not be read of them, is nobody's loss."""
+    installed = (i for i in seen.installed if i.build.program not in disabled)
+    unreadable = (entry for entry in seen.unreadable if entry.program not in disabled)
+    return replace(seen, installed=tuple(installed), unreadable=tuple(unreadable))
 
 
 class _Decision:
