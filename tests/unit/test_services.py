@@ -93,6 +93,12 @@ def test_the_service_stays_in_the_hosts_mount_namespace(option: str) -> None:
     assert not [line for line in unit.splitlines() if line.startswith(f"{option}=")]
 
 
+def test_what_the_service_complains_of_is_not_lost() -> None:
+    """Else stderr goes where stdout goes; systemd.exec(5)."""
+    unit = files("holdover").joinpath("data/systemd/holdover.service").read_text()
+    assert "StandardError=journal" in unit.splitlines()
+
+
 # -- the libvirt hook is a shell script that never waits -------------------------------------------
 
 
