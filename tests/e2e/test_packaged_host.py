@@ -58,3 +58,19 @@ def test_guest_of_libvirt_outlives_upgrade_and_removal_of_holdover(
     left = booted.run("find", "/etc", "/usr", "/var/lib", "-iname", "*holdover*").stdout
     assert left == ""
     assert booted.run("systemctl", "list-units", "--all", "holdover*", "--no-legend").stdout == ""
+
+
+def test_timer_that_an_operator_disabled_stays_so_in_an_upgrade(
+    booted: BootedLab, deb: Path, later_deb: Path
+) -> None:
+    def timer() -> list[str]:
+        words = ("is-enabled", "is-active")
+        return [booted.run("systemctl", w, "holdover.timer", check=False).stdout for w in words]
+
+    install(booted, deb)
+    booted.run("systemctl", "disable", "--now", "holdover.timer")
+    said = install(booted, later_deb)
+    assert "/etc/apt/apt.conf.d/90holdover: updated" in said
+    assert timer() == ["disabled\n", "inactive\n"]
+    booted.run("holdover", "enable")
+    assert timer() == ["enabled\n", "active\n"]

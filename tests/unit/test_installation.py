@@ -64,7 +64,8 @@ def test_refresh_leaves_disabled_what_is_disabled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("holdover.cli.enabling._all_paths", lambda: [tmp_path / "hook"])
-    monkeypatch.setattr("holdover.cli.enabling.enable", lambda: [(tmp_path / "hook", "updated")])
+    changes = [(tmp_path / "hook", "updated")]
+    monkeypatch.setattr("holdover.cli.enabling.enable", lambda *, again: changes if again else [])
     assert refresh() == []
     (tmp_path / "hook").touch()
     assert refresh() == [(tmp_path / "hook", "updated")]

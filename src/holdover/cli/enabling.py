@@ -15,8 +15,11 @@ __all__ = ["enable", "refresh", "disable", "wanted_files", "own_command"]
 _INSTALLED = Path("/usr/bin/holdover")
 
 
-def enable() -> list[tuple[Path, str]]:
-    """Write the hook files; returns each path with what was done to it."""
+def enable(*, again: bool = False) -> list[tuple[Path, str]]:
+    """Write the hook files; returns each path with what was done to it.
+
+    With `again` a timer that the operator disabled stays so.
+    """
     files = list(wanted_files())
     if not any(load_adapter(manager).is_here() for manager in MANAGERS):
         raise UsageError(
@@ -24,12 +27,12 @@ def enable() -> list[tuple[Path, str]]:
             hint="run `holdover protect` before you replace files of a program",
         )
     changes = [(file.path, _write(file)) for file in files]
-    return [*changes, *services.start(changes)]
+    return [*changes, *services.start(changes, again=again)]
 
 
 def refresh() -> list[tuple[Path, str]]:
     """Bring up to date what is enabled; where nothing is, the operator wanted it so."""
-    return enable() if any(path.exists() for path in _all_paths()) else []
+    return enable(again=True) if any(path.exists() for path in _all_paths()) else []
 
 
 def disable() -> list[tuple[Path, str]]:

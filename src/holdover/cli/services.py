@@ -72,16 +72,27 @@ def _has_cron() -> bool:
     return _CRON.parent.is_dir() and any(map(shutil.which, ("cron", "crond")))
 
 
-def start(changes: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
-    """Make what was written take effect; returns what was done to whom."""
+def start(
+    changes: Iterable[tuple[Path, str]], *, again: bool = False
+) -> Iterator[tuple[Path, str]]:
+    """Make what was written take effect; returns what was done to whom.
+
+    With `again` a timer that is there already and disabled stays so: an operator did that.
+    """
+    changes = list(changes)
     changed = {path for path, change in changes if change in ("written", "updated")}
-    if _has_systemd():
+    is_new = (_OWN_UNITS / TIMER, "written") in changes
+    if _has_systemd() and not (again and not is_new and _is_disabled()):
         yield Path(TIMER), _enable_timer()
     if _LIBVIRT_HOOK in changed and _is_booted():
         for daemon in _LIBVIRT_DAEMONS:
             if _succeeds("systemctl", "is-active", "--quiet", daemon):
                 # it looks for hooks when it starts and when it reloads; guests do not notice
                 yield Path(daemon), _said("reloaded", "systemctl", "reload", daemon)
+
+
+def _is_disabled() -> bool:
+    return run("systemctl", "is-enabled", TIMER, check=False).stdout.strip() == "disabled"
 
 
 def _enable_timer() -> str:
