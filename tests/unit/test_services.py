@@ -82,6 +82,20 @@ def test_a_path_that_a_shell_would_read_otherwise_is_refused() -> None:
         list(services.service_files(Path("/opt/my venv/holdover")))
 
 
+def test_a_run_of_the_service_ends_before_anybody_is_released(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(services, "run", lambda *words, check=True: called.append(" ".join(words)))
+    monkeypatch.setattr(services, "_has_systemd", lambda: True)
+    monkeypatch.setattr(services, "_PACKAGED", tmp_path)
+    monkeypatch.setattr(services, "_is_booted", lambda: True)
+    (tmp_path / "holdover.timer").touch()
+    assert list(services.stop()) == [(Path("holdover.timer"), "disabled")]
+    disabled = "systemctl disable --now holdover.timer"
+    assert called == [disabled, "systemctl stop holdover.service"]
+
+
 def test_whatever_can_be_written_can_be_removed() -> None:
     everything = {file.path.name for file in services.all_service_files()}
     assert {"holdover", "holdover.service", "holdover.timer", "holdover.conf"} == everything

@@ -18,7 +18,8 @@ from holdover.run import run
 __all__ = ["service_files", "all_service_files", "start", "stop", "tidy", "timer_state", "advice"]
 
 TIMER = "holdover.timer"
-_UNITS = ("holdover.service", TIMER)
+SERVICE = "holdover.service"
+_UNITS = (SERVICE, TIMER)
 _PACKAGED = Path("/usr/lib/systemd/system")
 _OWN_UNITS = Path("/etc/systemd/system")
 _TMPFILES = Path("/etc/tmpfiles.d/holdover.conf")
@@ -103,10 +104,12 @@ def _enable_timer() -> str:
 
 
 def stop() -> Iterator[tuple[Path, str]]:
-    """Before the files go."""
+    """Before the files go. A run that is under way would protect again who is released next."""
     if _has_systemd() and any((d / TIMER).exists() for d in (_OWN_UNITS, _PACKAGED)):
         now = ("--now",) if _is_booted() else ()
         yield Path(TIMER), _said("disabled", "systemctl", "disable", *now, TIMER)
+        if _is_booted():
+            run("systemctl", "stop", SERVICE, check=False)
 
 
 def tidy() -> None:
