@@ -87,5 +87,5 @@ def _show_seconds(value: float) -> str:
     for unit in ("d", "h", "min"):
         count, rest = divmod(value, _UNITS_OF_TIME[unit])
         if count and not rest:
-            return f'"{count:g} {unit}"'
+            return f'"{count:.0f} {unit}"'
     return f"{value:.6f}".rstrip("0").rstrip(".")

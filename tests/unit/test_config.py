@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from holdover.cli.arguments import parse_arguments
@@ -197,6 +197,7 @@ def test_times(value: object, seconds: float) -> None:
     assert parse_seconds(value) == seconds
 
 
+@example(93750000.0)  # more than a million minutes
 @given(st.floats(0, 3e9, allow_nan=False))
 def test_a_time_is_shown_so_that_it_can_be_read_again(seconds: float) -> None:
     shown = show(seconds).strip('"')
