@@ -286,3 +286,9 @@ def test_what_is_wrong_elsewhere_is_told(
     assert read_config(options("status")).hook_budget == Config().hook_budget
     told = capsys.readouterr().err
     assert told.startswith("holdover: HOLDOVER_HOOK_BUDGET: hook.budget is ignored: a time")
+
+
+def test_a_program_that_is_not_known_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    read_config(options("status", "-o", "programs.disabled=qemu,qmeu"))
+    told = capsys.readouterr().err
+    assert told == "holdover: command line: programs.disabled names 'qmeu', which is not known\n"

@@ -77,6 +77,16 @@ def test_processes_that_cannot_be_looked_at_are_passed_over(host: Host) -> None:
     assert host.touched("librbd1", among=PATHS) == [LIBRBD]
 
 
+def test_process_that_the_kernel_does_not_show_may_be_a_guest(host: Host) -> None:
+    host.runs(3, "/usr/bin/sleep")
+    host.proc.link = refuse  # type: ignore[method-assign]
+    assert host.touched("librbd1", among=PATHS) == [LIBRBD]
+
+
+def refuse(pid: int, name: str) -> str:
+    raise UnreadableError(f"process {pid}: {name} cannot be read: Permission denied")
+
+
 def test_package_may_name_its_files_without_usr(host: Host) -> None:
     host.runs(2, "/usr/bin/kvm")
     assert host.touched("libz1", among=PATHS) == [LIBZ]

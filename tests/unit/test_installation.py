@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from holdover.cli.enabling import refresh
+from holdover.cli.enabling import is_current, refresh
 from holdover.cli.installation import Installation
+from holdover.packages import HookFile
 
 SITE = "lib/python3.11/site-packages/holdover"
 
@@ -69,3 +70,15 @@ def test_refresh_leaves_disabled_what_is_disabled(
     assert refresh() == []
     (tmp_path / "hook").touch()
     assert refresh() == [(tmp_path / "hook", "updated")]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"something else\n"])
+def test_a_hook_file_that_is_anything_is_not_current(tmp_path: Path, content: bytes) -> None:
+    file = HookFile(tmp_path / "hook", "text\n")
+    file.path.write_bytes(content)
+    assert not is_current(file)
+    file.path.write_text(file.text)
+    file.path.chmod(0o644)
+    assert is_current(file)
+    file.path.chmod(0o755)
+    assert not is_current(file)

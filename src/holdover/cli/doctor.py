@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.cli import confinement
-from holdover.cli.enabling import wanted_files
+from holdover.cli.enabling import is_current, wanted_files
 from holdover.cli.installation import REMEDY, Installation
 from holdover.cli.metrics import client_problem
 from holdover.cli.services import timer_state
+from holdover.cli.setup import unknown_programs
 from holdover.config import Config
 from holdover.environ import entry_values, read_environment
 from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError, UsageError
@@ -66,8 +67,9 @@ def _try(name: str, check: Callable[[Holdover], str], holdover: Holdover) -> Che
 
 
 def _configuration(config: Config) -> str:
-    if config.problems:
-        raise UsageError("; ".join(config.problems), hint="mend it, see holdover.toml(5)")
+    problems = (*config.problems, *unknown_programs(config))
+    if problems:
+        raise UsageError("; ".join(problems), hint="mend it, see holdover.toml(5)")
     files = sorted(set(config.origins.values()))
     return f"set by {', '.join(files)}" if files else "nothing is set, all is built in"
 
@@ -167,7 +169,7 @@ def _hooks(_: Holdover) -> str:
     for file in files:
         if not file.path.exists():
             raise RefusedError(f"{file.path} is missing", hint="run `holdover enable`")
-        if file.path.read_text() != file.text or file.path.stat().st_mode & 0o777 != file.mode:
+        if not is_current(file):
             raise RefusedError(f"{file.path} is not current", hint="run `holdover enable`")
     if not files:
         raise RefusedError("there is no package manager that holdover knows")

@@ -10,7 +10,7 @@ from holdover.cli import services
 from holdover.errors import UsageError
 from holdover.packages import MANAGERS, HookFile, load_adapter
 
-__all__ = ["enable", "refresh", "disable", "wanted_files", "own_command"]
+__all__ = ["enable", "refresh", "disable", "wanted_files", "is_current", "own_command"]
 
 _INSTALLED = Path("/usr/bin/holdover")
 
@@ -71,16 +71,22 @@ def own_command() -> Path:
     return Path(found).absolute() if found else _INSTALLED
 
 
+def is_current(file: HookFile) -> bool:
+    """Whether it is there as it should be; raises `OSError`."""
+    found = file.path.stat()
+    return file.path.read_bytes() == file.text.encode() and found.st_mode & 0o777 == file.mode
+
+
 def _write(file: HookFile) -> str:
-    old = file.path.read_text() if file.path.exists() else None
-    if old == file.text and file.path.stat().st_mode & 0o777 == file.mode:
+    there = file.path.exists()
+    if there and is_current(file):
         return "is current"
     file.path.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.path.with_name(f"{file.path.name}.holdover-new")  # managers ignore such names
     temporary.write_text(file.text)
     temporary.chmod(file.mode)
     temporary.rename(file.path)
-    return "updated" if old is not None else "written"
+    return "updated" if there else "written"
 
 
 def _remove(path: Path) -> bool:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from holdover.cli.reports import Done, complain, publisher, report, tell
 from holdover.cli.setup import make_holdover, make_programs
 from holdover.cli.transactions import mark, marked
 from holdover.config import Config, load_config
-from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
+from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError, VanishedError
 from holdover.model import ProcessId
 from holdover.packages import MANAGERS, Change, load_adapter, names_any
 from holdover.packages.guard import MARKER, VETO
@@ -56,7 +57,8 @@ def run_hook(words: Sequence[str]) -> int:
     write_record(name, seconds, done.result)
     _tell_failure(name, done, seconds, config)
     if done.said and done.result in ("done", "incomplete", "vetoed"):
-        print(f"holdover: {done.said} ({seconds:.2f} s)", flush=True)
+        with suppress(OSError):  # nobody reads it
+            print(f"holdover: {done.said} ({seconds:.2f} s)", flush=True)
     if done.finish:
         done.finish()
     if name == "timer-run":
@@ -176,8 +178,10 @@ def _anybody_runs(programs: tuple["Program", ...], proc: ProcFs) -> bool:
     for pid in proc.pids():
         try:
             name = proc.link(pid, "exe").removesuffix(DELETED)
+        except VanishedError:
+            continue  # a kernel thread, or gone
         except ProcessError:
-            continue  # a kernel thread, or gone; who cannot be read is reported by those who look
+            return True  # who knows; it is told by those who look
         if any(program.runs(name) for program in programs):
             return True
     return False

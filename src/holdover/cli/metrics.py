@@ -99,7 +99,7 @@ def client_problem() -> str:
 def exposition(figures: Figures) -> bytes:
     """In Prometheus's text format; raises `CommandError` without the official client."""
     if problem := client_problem():
-        raise CommandError(f"no metrics are written: {problem}")
+        raise CommandError(problem)
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     registry = CollectorRegistry()
@@ -180,7 +180,7 @@ def _open_directory(directory: Path) -> int:
             handle = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=above)
         except NotADirectoryError as error:
             raise RefusedError(
-                f"no metrics are written: {part} in {directory} is a link",
+                f"{part} in {directory} is a link",
                 hint="name the directory itself in metrics.directory",
             ) from error
         finally:

@@ -83,8 +83,15 @@ def tell(entries: Iterable["Entry"], config: Config) -> None:
 def publisher(
     holdover: "Holdover", config: Config, status: tuple[Scan, tuple[Item, ...]] | None = None
 ) -> Callable[[], None] | None:
-    """What writes the metrics; None if there is no directory for them."""
+    """What writes the metrics; None if there is no directory for them, or nothing to make them.
+
+    That the client is missing is for `doctor` to say, once, and not for a timer every five minutes.
+    """
     if not config.metrics_directory.is_dir():
+        return None
+    from importlib.util import find_spec
+
+    if not find_spec("prometheus_client"):
         return None
     return partial(_publish, holdover, config.metrics_directory, status or holdover.status())
 

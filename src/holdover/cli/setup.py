@@ -3,6 +3,7 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from holdover.cli.text import printable
@@ -14,7 +15,7 @@ from holdover.programs import Program, load_programs
 if TYPE_CHECKING:
     from holdover.flow import Holdover
 
-__all__ = ["read_config", "make_holdover", "make_programs"]
+__all__ = ["read_config", "make_holdover", "make_programs", "unknown_programs"]
 
 
 def read_config(options: Namespace) -> Config:
@@ -25,11 +26,23 @@ def read_config(options: Namespace) -> Config:
     flags = {s.key: getattr(options, s.key, None) for s in SETTINGS if s.flag}
     words = [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = load_config([*options.setting, *words])
+    for problem in unknown_programs(config):
+        print(f"holdover: {printable(problem)}", file=sys.stderr)
     for problem in config.problems:
         if problem.startswith(f"{COMMAND_LINE}: "):
             raise UsageError(problem, hint="`holdover doctor` shows all settings")
         print(f"holdover: {printable(problem)}", file=sys.stderr)
     return config
+
+
+def unknown_programs(config: Config) -> Iterator[str]:
+    """What is wrong with the names of programs to leave alone."""
+    if config.programs_disabled:
+        known = {program.name for program in load_programs()}
+        for name in config.programs_disabled:
+            if name not in known:
+                origin = config.origin("programs.disabled")
+                yield f"{origin}: programs.disabled names {name!r}, which is not known"
 
 
 def make_holdover(config: Config, **more: Any) -> "Holdover":
