@@ -51,6 +51,19 @@ def test_dpkg_by_hand_protects_before_it_unpacks_and_collects_when_it_is_done(la
     assert lab.held() == []
 
 
+def test_dpkg_by_hand_leaves_its_stdin_alone(lab: Lab) -> None:
+    """It is a terminal, which never ends, and on which dpkg asks questions."""
+    lab.root.run("holdover", "enable")
+    guest = Guest.start(lab.root, "guest")
+    debs = newer_packages(lab)
+    terminal = "mkfifo /tmp/pipe; exec <>/tmp/pipe; echo yes >/tmp/pipe"
+    answer = "read answer; echo the answer is $answer"
+    done = lab.root.run("sh", "-c", f"{terminal}; dpkg --install {debs}/*.deb; {answer}")
+    assert "gave up" not in done.stderr
+    assert "the answer is yes" in done.stdout
+    assert guest.probe_twice("ssh disk") == (ATTACHED, ATTACHED)
+
+
 def test_dpkg_by_hand_without_holdover_is_the_death_of_the_guest(stock: Lab) -> None:
     guest = Guest.start(stock.root, "twin")
     debs = newer_packages(stock)

@@ -6,10 +6,11 @@ says on stderr what it did not do; unless the operator wants a veto. The shell a
 case that it cannot even start (packages/guard.py).
 """
 
+import os
 import re
+import select
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,16 +25,17 @@ from holdover.cli.transactions import mark, marked
 from holdover.config import Config, load_config
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
 from holdover.model import ProcessId
-from holdover.packages import MANAGERS, Change, load_adapter, names_any
+from holdover.packages import MANAGERS, SILENT, Change, load_adapter, names_any
 from holdover.packages.guard import MARKER, VETO
 from holdover.procfs import DELETED, ProcFs
 
 if TYPE_CHECKING:
     from holdover.programs import Program
 
-__all__ = ["run_hook"]
+__all__ = ["run_hook", "read_listing"]
 
 _MAX_INPUT = 64 * 1024 * 1024
+_MAX_READ = 1024 * 1024
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
 
 
@@ -141,12 +143,31 @@ def before_transaction(manager: str, words: Sequence[str], pid: int, config: Con
     """Protect what is about to change. If that cannot be told, it may be everything."""
     adapter, programs = load_adapter(manager), make_programs(config)
     try:
-        change = adapter.read_change(words, sys.stdin.buffer.read(_MAX_INPUT))
+        listing = b"" if manager in SILENT else read_listing(config.hook_budget / 4)
+        change = adapter.read_change(words, listing)
         touches = _everything if change is None else _touches(change, programs)
     except (HoldoverError, OSError) as error:
         complain(f"{error}; protecting everything")
         touches = _everything
     return _protect(touches, pid, config) if touches else Done()
+
+
+def read_listing(patience: float, source: int = 0) -> bytes:
+    """All that the package manager says on stdin.
+
+    Raises `UsageError` if that does not end in time, or is too much to be true, and `OSError`.
+    """
+    parts: list[bytes] = []
+    size, deadline = 0, time.monotonic() + patience
+    while select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(source, _MAX_READ)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_INPUT:
+            raise UsageError("the package manager's list has no end")
+    raise UsageError(f"the package manager's list did not end within {patience:.0f} s")
 
 
 def _everything(_: Path) -> bool:

@@ -13,9 +13,12 @@ from typing import Protocol, cast
 
 from holdover.errors import UsageError
 
-__all__ = ["Adapter", "Change", "HookFile", "MANAGERS", "load_adapter", "names_any"]
+__all__ = ["Adapter", "Change", "HookFile", "MANAGERS", "SILENT", "load_adapter", "names_any"]
 
 MANAGERS = ("apt", "dpkg", "rpm", "dnf4", "libdnf5", "zypp", "pacman", "apk")
+SILENT = ("dpkg", "apk")
+"""Those that do not say what they change. Their stdin is the operator's terminal, or whatever a
+script has there: it may never end, and the answers to their questions are in it."""
 
 
 @dataclass(frozen=True, slots=True)
