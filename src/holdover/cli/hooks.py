@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from holdover.cli.records import write_record
 from holdover.cli.reports import Done, complain, publisher, report, tell
 from holdover.cli.setup import make_holdover, make_programs
-from holdover.cli.transactions import mark, marked
+from holdover.cli.transactions import mark, own, unmark
 from holdover.config import Config, load_config
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
 from holdover.model import ProcessId
 from holdover.packages import MANAGERS, SILENT, Change, load_adapter, names_any
-from holdover.packages.guard import MARKER, VETO
+from holdover.packages.guard import VETO
 from holdover.procfs import DELETED, ProcFs
 
 if TYPE_CHECKING:
@@ -209,7 +209,10 @@ def _protect(touches: Callable[[Path], bool], pid: int, config: Config) -> Done:
 
     holdover = make_holdover(config, lock_timeout=config.hook_budget)
     transaction = _identity(holdover.proc, pid)
-    mark(transaction)
+    try:
+        mark(transaction, holdover.proc)
+    except OSError as error:
+        complain(f"who starts meanwhile is not looked at in the end: {error}")
     return report(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction), config)
 
 
@@ -229,8 +232,8 @@ def after_transaction(config: Config) -> Done:
 
     holdover = make_holdover(config, lock_timeout=config.hook_budget)
     result = holdover.carry_out(Aim.CATCH_UP)
-    collected = holdover.collect(transaction=marked())
-    MARKER.unlink(missing_ok=True)  # last: until then the next run of dpkg makes good
+    collected = holdover.collect(transaction=own(holdover.proc))
+    unmark(holdover.proc)  # last: until then the next run of dpkg makes good
     done = report(result, config)
     tell(of_collected(collected), config)
     return replace(done, finish=publisher(holdover, config))
