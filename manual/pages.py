@@ -32,6 +32,7 @@ DATE = "2026-11-25"
 """Of the last change of what the pages say."""
 KINDS: dict[Callable[[object], Any], str] = {
     kinds.parse_seconds: "time",
+    kinds.parse_some_seconds: "time",
     kinds.parse_bytes: "size",
     kinds.parse_switch: "switch",
     kinds.parse_path: "path",
@@ -181,7 +182,7 @@ def _more(setting: Setting) -> str:
 def _default(setting: Setting) -> str:
     """As it would be written in the file; a time with the unit that people would choose."""
     value = getattr(Config(), setting.attribute)
-    if setting.parse is kinds.parse_seconds:
+    if setting.parse in (kinds.parse_seconds, kinds.parse_some_seconds):
         units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
         unit = next(name for name, size in units.items() if value % size == 0)
         return f'"{value / units[unit]:g} {unit}"' if value else "0"

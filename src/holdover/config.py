@@ -10,6 +10,7 @@ guest that is left unprotected by a slip of the pen in one line would be the gre
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from holdover.kinds import (
     parse_bytes,
     parse_path,
     parse_seconds,
+    parse_some_seconds,
     parse_switch,
     parse_words,
 )
@@ -29,6 +31,7 @@ __all__ = ["Setting", "Config", "SETTINGS", "load_config", "COMMAND_LINE"]
 MAIN_FILE = Path("/etc/holdover/holdover.toml")
 DROP_INS = Path("/etc/holdover/holdover.toml.d")
 BUILT_IN = "built in"
+_MAX_FILE = 256 * 1024
 COMMAND_LINE = "command line"
 DELIVERIES = ("environment", "mount")
 T = TypeVar("T")
@@ -102,7 +105,7 @@ class Config:
         "lock.timeout", parse_seconds, 10.0, "how long to wait for another holdover"
     )
     hook_budget: float = _setting(
-        *("hook.budget", parse_seconds, 30.0),
+        *("hook.budget", parse_some_seconds, 30.0),
         "how long a hook may hold up a transaction before it gives up",
     )
     hook_veto: bool = _setting(
@@ -178,11 +181,13 @@ def _drop_ins(directory: Path) -> list[Path]:
 def _with_file(config: Config, path: Path) -> Config:
     try:
         problem = distrust(path)
-        content = b"" if problem else path.read_bytes()
+        content = b"" if problem else _content(path)
     except FileNotFoundError:
         return config
     except OSError as error:
         problem = f"it cannot be read: {error.strerror}"
+    except ValueError as error:
+        problem = str(error)
     if problem:
         return _ignoring(config, f"{path} is ignored: {problem}")
     import tomllib  # most machines have no such file, and the hook starts in milliseconds
@@ -194,6 +199,17 @@ def _with_file(config: Config, path: Path) -> Config:
     for key, value in _flat(table):
         config = _with(config, key, value, str(path))
     return config
+
+
+def _content(path: Path) -> bytes:
+    """Raises `ValueError` for what is no file to be read in a moment: hooks wait for it."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        content = file.read(_MAX_FILE + 1)
+    if len(content) > _MAX_FILE:
+        raise ValueError(f"it has more than {_MAX_FILE >> 10} KiB")
+    return content
 
 
 def _flat(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 __all__ = [
     "parse_seconds",
+    "parse_some_seconds",
     "parse_bytes",
     "parse_switch",
     "parse_path",
@@ -22,12 +23,21 @@ _UNITS_OF_TIME = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _UNITS_OF_SIZE = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MEASURE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)", re.ASCII)
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_LEAST_SECONDS = 0.01  # an interval timer takes less for "never"
 _MAX_SECONDS = 100 * 365 * 86400
 
 
 def parse_seconds(value: object) -> float:
     """A number of seconds, or a text like "30 s", "5 min", "90 d"."""
     return _measure(value, _UNITS_OF_TIME, _MAX_SECONDS, 'a time, like 30 or "5 min"')
+
+
+def parse_some_seconds(value: object) -> float:
+    """The same where no time at all would mean that nothing is ever done."""
+    seconds = parse_seconds(value)
+    if seconds < _LEAST_SECONDS:
+        raise ValueError(f"at least {_LEAST_SECONDS} s are expected")
+    return seconds
 
 
 def parse_bytes(value: object) -> int:

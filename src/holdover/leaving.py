@@ -7,6 +7,7 @@ What a live process is pointed at stays with its manifest and lease: a holdover 
 finds it protected as before.
 """
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -55,12 +56,12 @@ class Departure:
 
 
 def leave(
-    holdover: Holdover, *, transaction: ProcessId | None = None, under_way: bool = False
+    holdover: Holdover, *, transactions: Collection[ProcessId] = (), under_way: bool = False
 ) -> Departure:
     """Let go of everything that no live process needs and nobody pinned.
 
     With `under_way` nobody is released: what lies on disk now may be gone in a moment. The leases
-    of `transaction` end here, as nobody will catch those who start during it.
+    of `transactions` end here, as nobody will catch those who start during it.
     """
     seen, items = holdover.status()
     released: list[Process] = []
@@ -74,7 +75,10 @@ def leave(
             else:
                 released.append(item.process)
     _drop_idle_leases(holdover, seen, kept)
-    problem = holdover.collect(transaction=transaction).kept_because
+    with holdover.writing():
+        for transaction in transactions:
+            holdover.drop_leases(transaction)
+    problem = holdover.collect().kept_because
     left = _what_is_left(holdover, kept)
     size = holdover.store.bytes_freed_without([entry.holding for entry in left])
     return Departure(tuple(released), tuple(kept), left, size, problem)

@@ -46,6 +46,7 @@ class Stat:
     """The fields of stat that are used; times in clock ticks, addresses in bytes."""
 
     state: str
+    parent: int
     start_time: int
     start_brk: int
 
@@ -73,7 +74,7 @@ def parse_stat(text: str) -> Stat:
     try:
         fields = text[text.rindex(")") + 2 :].split()
         # proc(5) counts from 1, and the two fields before the state are cut off here
-        return Stat(fields[0], int(fields[22 - 3]), int(fields[47 - 3]))
+        return Stat(fields[0], int(fields[4 - 3]), int(fields[22 - 3]), int(fields[47 - 3]))
     except (ValueError, IndexError) as error:
         raise MalformedError(f"stat makes no sense: {text[:200]!r}") from error
 

@@ -87,6 +87,28 @@ def test_after_hook_that_finds_the_store_busy_leaves_its_mark(lab: Lab) -> None:
     assert guest.lives()
 
 
+def test_a_marker_that_cannot_be_written_is_no_reason_to_protect_nobody(lab: Lab) -> None:
+    guest = enable(lab)
+    lab.path("/run/holdover/transaction").mkdir(parents=True)
+    done = lab.run("sh", "-c", "holdover hook dpkg before $$; true")
+    assert done.returncode == 0
+    assert "Is a directory" in done.stderr
+    assert lab.status(guest.pid)["state"] == "protected"
+
+
+def test_a_transaction_within_another_does_not_end_it(lab: Lab) -> None:
+    """As with `dpkg --root`, or a second dpkg that finds the lock taken: the first goes on."""
+    enable(lab)
+    inner = "sh -c 'holdover hook dpkg before $$; holdover hook dpkg after; true'"
+    marker = "cat /run/holdover/transaction; echo $$"
+    outer = f"holdover hook dpkg before $$; {inner}; {marker}; holdover hook dpkg after; true"
+    done = lab.run("sh", "-c", outer)
+    named, outermost = done.stdout.splitlines()[-2:]
+    assert named.split()[0] == outermost
+    assert done.stderr == ""
+    assert not lab.path("/run/holdover/transaction").exists()
+
+
 def test_garbage_instead_of_a_package_list_protects_everything(lab: Lab) -> None:
     guest = enable(lab)
     done = lab.run("sh", "-c", "holdover hook apt before $$", text="\0\xff rm -rf\nVERSION 9\n")

@@ -111,6 +111,7 @@ def test_a_drop_in_beats_the_main_file_and_later_names_beat_earlier_ones(etc: Et
         ("[hook]\nbudget = -1\n", "a time"),
         ("[hook]\nbudget = inf\n", "a time"),
         ("[hook]\nbudget = true\n", "a time"),
+        ("[hook]\nbudget = 0\n", "at least 0.01 s"),
         ("[hook]\nveto = 5\n", "true or false"),
         ("[store]\nobjects = 'here'\n", "an absolute path"),
         ("[store]\nobjects = '/usr/../tmp'\n", "an absolute path"),
@@ -163,7 +164,21 @@ def test_a_file_below_a_directory_of_a_user_is_not_trusted(tmp_path: Path) -> No
 
 def test_a_file_that_is_a_directory_is_told(etc: Etc) -> None:
     etc.main.mkdir()
-    assert "it cannot be read" in etc.load().problems[0]
+    assert "is ignored: it " in etc.load().problems[0]
+
+
+def test_what_cannot_be_read_in_a_moment_is_not_waited_for(etc: Etc) -> None:
+    """A transaction waits for it, and no budget is known yet."""
+    os.mkfifo(etc.main)
+    (etc.drop_ins / "a.toml").touch()
+    os.truncate(etc.drop_ins / "a.toml", 1 << 40)
+    (etc.drop_ins / "b.toml").write_text("[hook]\nbudget = 7\n")
+    config = etc.load()
+    assert config.hook_budget == 7
+    assert [problem.partition(" is ignored: ")[2] for problem in config.problems] == [
+        "it is no regular file",
+        "it has more than 256 KiB",
+    ]
 
 
 @given(st.binary(max_size=200))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """dpkg's two lines: what is for the shell to decide, it decides."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from holdover.errors import UsageError
 from holdover.packages import load_adapter
 from holdover.packages.dpkg import hook_files
-from holdover.packages.guard import MARKER, VETO
+from holdover.packages.guard import ASKED, MARKER, VETO
 
 CHANGING = ("unpack", "install", "remove", "purge")
 OTHERS = ("configure", "triggers-only", "record-avail", "")
@@ -18,6 +19,17 @@ OTHERS = ("configure", "triggers-only", "record-avail", "")
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
     return tmp_path / "transaction"
+
+
+def located(text: str, marker: Path) -> str:
+    asked = str(marker.with_name("asked"))
+    return text.replace(str(MARKER), str(marker)).replace(str(ASKED), asked)
+
+
+def note_of_us(marker: Path) -> None:
+    """What apt's hook writes; the shell's parent stands for dpkg, and this process for apt too."""
+    stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    marker.with_name("asked").write_text(f"{os.getpid()} {stat[19]}\n")
 
 
 def run(
@@ -33,7 +45,7 @@ def run(
     (file,) = hook_files(command)
     (line,) = (
         found.partition("=")[2]
-        for found in file.text.replace(str(MARKER), str(marker)).splitlines()
+        for found in located(file.text, marker).splitlines()
         if found.startswith(which)
     )
     argv = ["sh", "-c", line]
@@ -57,8 +69,22 @@ def test_an_action_that_changes_none_is_not(tmp_path: Path, marker: Path, action
 @pytest.mark.parametrize("which", ["pre-invoke", "post-invoke"])
 def test_a_dpkg_that_apt_started_is_apts_concern(tmp_path: Path, marker: Path, which: str) -> None:
     marker.touch()
+    note_of_us(marker)
     found = run(tmp_path, marker, which, DPKG_HOOK_ACTION="unpack", DPKG_FRONTEND_LOCKED="true")
     assert found == (0, "")
+
+
+@pytest.mark.parametrize("note", [None, "", "1 1\n", "garbage $(x) *\n"])
+@pytest.mark.parametrize("which", ["pre-invoke", "post-invoke"])
+def test_a_dpkg_that_only_says_so_is_not(
+    tmp_path: Path, marker: Path, which: str, note: str | None
+) -> None:
+    """DPKG_FRONTEND_LOCKED=1 is what people are told to set when the lock is taken."""
+    marker.touch()
+    if note is not None:
+        marker.with_name("asked").write_text(note)
+    found = run(tmp_path, marker, which, DPKG_HOOK_ACTION="unpack", DPKG_FRONTEND_LOCKED="true")
+    assert found == (0, f"hook dpkg {'before' if which == 'pre-invoke' else 'after'}\n")
 
 
 def test_the_end_is_told_if_the_beginning_had_work(tmp_path: Path, marker: Path) -> None:

@@ -251,8 +251,10 @@ def test_line_after_does_nothing_when_no_program_was_touched(
 # -- the marker --------------------------------------------------------------------------------
 
 
-def test_marker_names_the_package_manager() -> None:
-    assert parse_marker(b"4711 123456\n") == ProcessId(4711, 123456)
+def test_marker_names_the_package_managers() -> None:
+    assert parse_marker(b"4711 123456\n") == (ProcessId(4711, 123456),)
+    assert parse_marker(b"1 2\ngarbage\n3 4\n") == (ProcessId(1, 2), ProcessId(3, 4))
+    assert parse_marker(b"1 2\n3 4") == (ProcessId(1, 2),)  # it is still being written
 
 
 @pytest.mark.parametrize(
@@ -260,14 +262,13 @@ def test_marker_names_the_package_manager() -> None:
     ["", "\n", "4711", "4711 1 2", "-1 2", "1 -2", "a b", "1.5 2", "1e3 2", "0x1 2", "\0 1", "² 3"],
 )
 def test_marker_that_makes_no_sense_names_nobody(text: str) -> None:
-    assert parse_marker(text.encode()) is None
+    assert parse_marker(text.encode()) == ()
 
 
 def test_marker_with_a_number_that_is_too_long_names_nobody() -> None:
-    assert parse_marker(b"9" * 5000 + b" 1\n") is None
+    assert parse_marker(b"9" * 5000 + b" 1\n") == ()
 
 
 @given(st.binary())
 def test_marker_is_never_an_error(content: bytes) -> None:
-    found = parse_marker(content)
-    assert found is None or found.pid >= 0
+    assert all(found.pid >= 0 for found in parse_marker(content))

@@ -43,12 +43,12 @@ def stat_text(name: str = "qemu", *, state: str = "S", start: int = 777, brk: in
     ],
 )
 def test_the_name_may_hold_anything(name: str) -> None:
-    assert parse_stat(stat_text(name)) == Stat("S", 777, 4096)
+    assert parse_stat(stat_text(name)) == Stat("S", 4, 777, 4096)
 
 
 @given(st.text(max_size=15), st.sampled_from("RSDZTtXI"), st.integers(0, 2**64 - 1))
 def test_any_name_leaves_the_fields_what_they_are(name: str, state: str, start: int) -> None:
-    assert parse_stat(stat_text(name, state=state, start=start)) == Stat(state, start, 4096)
+    assert parse_stat(stat_text(name, state=state, start=start)) == Stat(state, 4, start, 4096)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that make timers and libvirt call holdover, and whom the timer leaves alone."""
 
+import os
 import shutil
 import subprocess
 from importlib.resources import files
@@ -10,7 +11,7 @@ import pytest
 from unit.factories import store_below
 
 from holdover.cli import services
-from holdover.cli.transactions import mark, marked, under_way
+from holdover.cli.transactions import mark, marked, own, under_way, unmark
 from holdover.errors import UsageError
 from holdover.model import ProcessId
 from holdover.packages import HookFile
@@ -180,12 +181,53 @@ def test_a_transaction_is_under_way_while_its_process_lives(tmp_path: Path) -> N
     marker, proc = tmp_path / "run/transaction", ProcFs()
     me = proc.identity(proc.own_pid)
     assert under_way(proc, marker) is None
-    mark(me, marker)
-    assert (marked(marker), under_way(proc, marker)) == (me, me)
-    mark(ProcessId(me.pid, me.start_time + 1), marker)
+    mark(me, proc, marker)
+    assert (marked(marker), under_way(proc, marker)) == ((me,), me)
+    marker.write_text(f"{me.pid} {me.start_time + 1}\n")
     assert under_way(proc, marker) is None
-    mark(None, marker)
-    assert (marked(marker), under_way(proc, marker)) == (None, None)
+    mark(None, proc, marker)
+    assert (marker.exists(), marked(marker), under_way(proc, marker)) == (True, (), None)
+
+
+def test_the_end_of_one_transaction_is_not_the_end_of_another(tmp_path: Path) -> None:
+    marker, proc = tmp_path / "transaction", ProcFs()
+    above, other = proc.identity(os.getppid()), proc.identity(proc.own_pid)
+    mark(other, proc, marker)
+    assert own(proc, marker) is None
+    mark(ProcessId(other.pid, other.start_time + 1), proc, marker)
+    mark(above, proc, marker)
+    mark(above, proc, marker)
+    assert marked(marker) == (other, above)  # and nobody who is gone
+    assert own(proc, marker) == above
+    unmark(proc, marker)
+    assert marked(marker) == (other,)
+    unmark(proc, marker)  # of one that had no work
+    assert under_way(proc, marker) == other
+    marker.write_text(f"{other.pid} {other.start_time + 1}\n")
+    unmark(proc, marker)  # the next run makes good what a killed one left
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
+def test_a_marker_of_another_kind_names_nobody(tmp_path: Path, kind: str) -> None:
+    marker, proc, target = tmp_path / "transaction", ProcFs(), tmp_path / "target"
+    me = proc.identity(proc.own_pid)
+    match kind:
+        case "fifo":
+            os.mkfifo(marker)
+        case "link":
+            marker.symlink_to(target)
+        case "directory":
+            marker.mkdir()
+    assert marked(marker) == ()
+    if kind == "directory":
+        with pytest.raises(OSError, match="directory"):
+            mark(me, proc, marker)
+        assert [path.name for path in tmp_path.iterdir()] == ["transaction"]
+    else:
+        mark(me, proc, marker)
+        assert marked(marker) == (me,)
+        assert not target.exists()
 
 
 def test_who_was_released_is_remembered_until_it_is_forgotten(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ says on stderr what it did not do; unless the operator wants a veto. The shell a
 case that it cannot even start (packages/guard.py).
 """
 
+import os
 import re
+import select
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,20 +22,21 @@ from typing import TYPE_CHECKING
 from holdover.cli.records import write_record
 from holdover.cli.reports import Done, complain, publisher, report, tell
 from holdover.cli.setup import make_holdover, make_programs
-from holdover.cli.transactions import mark, marked
+from holdover.cli.transactions import mark, own, unmark
 from holdover.config import Config, load_config
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError, VanishedError
 from holdover.model import ProcessId
 from holdover.packages import MANAGERS, Change, load_adapter, names_any
-from holdover.packages.guard import MARKER, VETO
+from holdover.packages.guard import VETO
 from holdover.procfs import DELETED, ProcFs
 
 if TYPE_CHECKING:
     from holdover.programs import Program
 
-__all__ = ["run_hook"]
+__all__ = ["run_hook", "read_listing"]
 
 _MAX_INPUT = 64 * 1024 * 1024
+_MAX_READ = 1024 * 1024
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
 
 
@@ -143,12 +145,30 @@ def before_transaction(manager: str, words: Sequence[str], pid: int, config: Con
     """Protect what is about to change. If that cannot be told, it may be everything."""
     adapter, programs = load_adapter(manager), make_programs(config)
     try:
-        change = adapter.read_change(words, sys.stdin.buffer.read(_MAX_INPUT))
+        change = adapter.read_change(words, read_listing(config.hook_budget / 4))
         touches = _everything if change is None else _touches(change, programs)
     except (HoldoverError, OSError) as error:
         complain(f"{error}; protecting everything")
         touches = _everything
     return _protect(touches, pid, config) if touches else Done()
+
+
+def read_listing(patience: float, source: int = 0) -> bytes:
+    """All that the package manager says on stdin.
+
+    Raises `UsageError` if that does not end in time, or is too much to be true, and `OSError`.
+    """
+    parts: list[bytes] = []
+    size, deadline = 0, time.monotonic() + patience
+    while select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(source, _MAX_READ)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_INPUT:
+            raise UsageError("the package manager's list has no end")
+    raise UsageError(f"the package manager's list did not end within {patience:.0f} s")
 
 
 def _everything(_: Path) -> bool:
@@ -192,7 +212,10 @@ def _protect(touches: Callable[[Path], bool], pid: int, config: Config) -> Done:
 
     holdover = make_holdover(config, lock_timeout=config.hook_budget)
     transaction = _identity(holdover.proc, pid)
-    mark(transaction)
+    try:
+        mark(transaction, holdover.proc)
+    except OSError as error:
+        complain(f"who starts meanwhile is not looked at in the end: {error}")
     return report(holdover.carry_out(Aim.PROTECT, touches=touches, transaction=transaction), config)
 
 
@@ -212,8 +235,8 @@ def after_transaction(config: Config) -> Done:
 
     holdover = make_holdover(config, lock_timeout=config.hook_budget)
     result = holdover.carry_out(Aim.CATCH_UP)
-    collected = holdover.collect(transaction=marked())
-    MARKER.unlink(missing_ok=True)  # last: until then the next run of dpkg makes good
+    collected = holdover.collect(transaction=own(holdover.proc))
+    unmark(holdover.proc)  # last: until then the next run of dpkg makes good
     done = report(result, config)
     tell(of_collected(collected), config)
     return replace(done, finish=publisher(holdover, config))

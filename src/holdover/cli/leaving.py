@@ -61,9 +61,10 @@ def let_go(
     that holdover is not there.
     """
     cleanup = cleanup or BootCleanup()
-    transaction = marked(marker)
-    under_way = marker.exists() and _may_touch_guests(holdover.proc, transaction)
-    departure = leave(holdover, transaction=transaction, under_way=under_way)
+    transactions = marked(marker)
+    touching = [_may_touch_guests(holdover.proc, each) for each in transactions or (None,)]
+    under_way = marker.exists() and any(touching)
+    departure = leave(holdover, transactions=transactions, under_way=under_way)
     marker.unlink(missing_ok=True)
     needed = [left.id for left in departure.left if not left.pinned]
     paths = doomed(holdover.store, needed, others=len(needed) < len(departure.left))

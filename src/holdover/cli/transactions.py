@@ -1,37 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The marker of a transaction that is under way: who makes it."""
+"""The marker of transactions that are under way: who makes them, one process a line.
 
+More than one at a time is rare, and happens: a `dpkg --root` or an rpm has another lock than apt,
+and a second dpkg runs its hook before it finds that the lock is taken.
+"""
+
+import os
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from holdover.errors import HoldoverError
 from holdover.model import ProcessId
 from holdover.packages.guard import MARKER
 from holdover.procfs import ProcFs
 
-__all__ = ["mark", "marked", "under_way", "parse_marker"]
+__all__ = ["mark", "unmark", "marked", "own", "under_way", "parse_marker"]
+
+_LINE = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19})")
+_MAX = 65536  # bytes
 
 
-def mark(transaction: ProcessId | None, marker: Path = MARKER) -> None:
-    """The shell guards look whether it is there."""
+def mark(transaction: ProcessId | None, proc: ProcFs, marker: Path = MARKER) -> None:
+    """The shell guards look whether it is there. Raises `OSError`."""
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(f"{transaction.pid} {transaction.start_time}\n" if transaction else "")
+    others = (other for other in marked(marker) if other != transaction and proc.is_alive(other))
+    _write([*others, *([transaction] if transaction else [])], marker)
 
 
-def marked(marker: Path = MARKER) -> ProcessId | None:
-    """The package manager's process, alive or not; None, and its leases last as long as it does."""
+def unmark(proc: ProcFs, marker: Path = MARKER) -> None:
+    """This one is over; the marker stays for others that are under way. Raises `OSError`."""
+    ended = own(proc, marker)
+    others = [other for other in marked(marker) if other != ended and proc.is_alive(other)]
+    if others:
+        _write(others, marker)
+    else:
+        marker.unlink(missing_ok=True)
+
+
+def _write(transactions: Iterable[ProcessId], marker: Path) -> None:
+    """Whatever is there now, and nobody reads half of it."""
+    temporary = marker.with_name(f".{marker.name}.{os.getpid()}")
     try:
-        content = marker.read_bytes()
-    except FileNotFoundError:
-        return None
-    return parse_marker(content)
+        temporary.write_text("".join(f"{each.pid} {each.start_time}\n" for each in transactions))
+        temporary.rename(marker)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def parse_marker(content: bytes) -> ProcessId | None:
-    found = re.fullmatch(rb"([0-9]{1,19}) ([0-9]{1,19})\n", content)
-    return ProcessId(int(found[1]), int(found[2])) if found else None
+def marked(marker: Path = MARKER) -> tuple[ProcessId, ...]:
+    """The package managers' processes, alive or not."""
+    with suppress(OSError), open(os.open(marker, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        return parse_marker(file.read(_MAX))
+    return ()
+
+
+def parse_marker(content: bytes) -> tuple[ProcessId, ...]:
+    """Lines that make no sense name nobody."""
+    found = (_LINE.fullmatch(line) for line in content.split(b"\n")[:-1])
+    return tuple(ProcessId(int(each[1]), int(each[2])) for each in found if each)
+
+
+def own(proc: ProcFs, marker: Path = MARKER) -> ProcessId | None:
+    """The transaction that this process is a hook of: there are shells between."""
+    transactions, pid = frozenset(marked(marker)), os.getppid()
+    with suppress(HoldoverError):
+        while transactions and pid > 1:
+            stat = proc.stat(pid)
+            if (above := ProcessId(pid, stat.start_time)) in transactions:
+                return above
+            pid = stat.parent
+    return None
 
 
 def under_way(proc: ProcFs, marker: Path = MARKER) -> ProcessId | None:
-    """The process that is changing packages now; one that was killed changes nothing any more."""
-    transaction = marked(marker)
-    return transaction if transaction and proc.is_alive(transaction) else None
+    """A process that is changing packages now; one that was killed changes nothing any more."""
+    return next((each for each in marked(marker) if proc.is_alive(each)), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from holdover.errors import UsageError
 from holdover.packages import Change, HookFile
-from holdover.packages.guard import command_word, guarded, guarded_after
+from holdover.packages.guard import command_word, guarded, guarded_after, having_asked
 
 __all__ = [
     "is_here",
@@ -65,10 +65,11 @@ def is_here() -> bool:
 def hook_files(command: Path) -> tuple[HookFile, ...]:
     """apt takes the first word of a hook's command as the key of its options."""
     word = command_word(command)
+    before = having_asked(guarded("hook apt before $PPID"))
     text = f"""\
 // Written by `holdover enable`, removed by `holdover disable`.
 // Whatever happens to holdover, these lines succeed: apt stops at a hook that fails.
-DPkg::Pre-Install-Pkgs {{ "{word} {guarded("hook apt before $PPID")}; true"; }};
+DPkg::Pre-Install-Pkgs {{ "{word} {before}; true"; }};
 DPkg::Tools::Options::"{word}"::Version "3";
 DPkg::Post-Invoke {{ "{word} {guarded_after("apt")}; true"; }};
 """

@@ -15,6 +15,7 @@ __all__ = [
     "guarded_after",
     "having_asked",
     "unless_asked",
+    "unless_asked_above",
     "command_word",
     "MARKER",
     "VETO",
@@ -23,8 +24,9 @@ __all__ = [
 MARKER = Path("/run/holdover/transaction")
 """Exists while a transaction that touches a program is under way; the shell guard looks at it."""
 ASKED = Path("/run/holdover/asked")
-"""Names the manager that called holdover last and changes files by way of rpm's library: rpm need
-not call it again. Pid and start time, so that it never speaks for anybody else."""
+"""Names the manager that called holdover last and changes files by way of another one (rpm's
+library, dpkg), which need not call it again. Pid and start time, so that it never speaks for
+anybody else."""
 VETO = 75
 """The one exit code that stops a transaction; EX_TEMPFAIL of <sysexits.h>."""
 # proc(5), stat: a program's name may hold anything; the start time is the 20th field after it
@@ -65,7 +67,7 @@ def guarded_after(manager: str) -> str:
 
 
 def having_asked(text: str) -> str:
-    """The same for a manager that drives rpm: `text`, then a note for `unless_asked`."""
+    """The same for a manager that drives rpm or dpkg: `text`, then a note for `unless_asked`."""
     note = f"mkdir -p {ASKED.parent} && {_IDENTIFY.format('$PPID')} && echo $PPID ${{20}} >{ASKED}"
     return f"{text}; ({note})"
 
@@ -78,3 +80,15 @@ def unless_asked(text: str) -> str:
     same = f'{_IDENTIFY.format("$pid")} && test "$asked" = "$pid ${{20}}" && exit'
     asked = f"read -r asked <{ASKED} && for pid in $PPID $ZYPP_IS_RUNNING; do {same}; done; exit 1"
     return f"({asked}) 2>/dev/null || {{ {text}; }}"
+
+
+def unless_asked_above(condition: str, text: str) -> str:
+    """Run `text` unless `condition` is true and some process above this one has called.
+
+    Starts no process to find out.
+    """
+    above = (
+        f'{_IDENTIFY.format("$pid")} || exit 1; test "$asked" != "$pid ${{20}}" || exit 0; pid=$2'
+    )
+    walk = f'pid=$PPID; while test "$pid" -gt 1; do {above}; done; exit 1'
+    return f"({condition} && read -r asked <{ASKED} && {{ {walk}; }}) 2>/dev/null || {text}"
