@@ -42,6 +42,7 @@ from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose,
 from holdover.pins import Pins
 from holdover.released import Released
 from holdover.staging import Staging, file_digest
+from holdover.trust import distrust
 
 __all__ = ["Store"]
 
@@ -125,6 +126,9 @@ class Store:
                     f"{directory} can be written by others",
                     hint=f"look at what is in it, then: chmod go-w {directory}",
                 )
+        for directory in (self.objects, self.state, self.run):
+            if problem := distrust(directory):  # who owns what is above may put another there
+                raise UntrustedError(f"{directory} is not used: {problem}")
 
     def _sweep(self) -> None:
         """Remove what has no manifest: the writer that made it was killed."""

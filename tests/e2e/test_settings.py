@@ -230,3 +230,19 @@ def test_doctor_names_a_setting_that_makes_no_sense_and_a_hook_that_is_not_curre
     assert done.returncode == 1
     assert "there is no setting 'hook.budgit'" in done.stdout
     assert "/etc/dpkg/dpkg.cfg.d/holdover is not current; run `holdover enable`" in done.stdout
+
+
+def test_a_store_that_a_guests_user_cannot_reach_is_nothing_to_point_it_at(lab: Lab) -> None:
+    """Root can read it, so all seems well until the guest looks for its first module there."""
+    lab.root.run("install", "-d", "-m", "700", "/usr/lib/private")
+    configure(lab, '[store]\nobjects = "/usr/lib/private/holdover"\n')
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    guest, root = Guest.start(lab.root, "guest", wrapper=user), Guest.start(lab.root, "root")
+    refused = lab.holdover("protect", "--delivery", "environment")
+    assert refused.returncode == 1
+    assert "private does not let others in" in refused.stdout
+    assert lab.status(root.pid)["state"] == "protected"
+    lab.path("/usr/lib/private").chmod(0o711)
+    assert lab.holdover("protect").returncode == 0
+    lab.upgrade()
+    assert guest.probe_twice("ssh disk") == (ATTACHED, ATTACHED)

@@ -764,6 +764,15 @@ def test_store_that_belongs_to_somebody_else_is_not_used(store: Store, part: Pat
         pytest.fail("it was used")
 
 
+def test_store_below_a_directory_of_somebody_else_is_not_used(store: Store) -> None:
+    """He may put another in its place."""
+    below = replace(store, objects=store.objects.parent / "his" / "holdover")
+    below.objects.mkdir(parents=True)
+    below.objects.parent.chmod(0o777)
+    with pytest.raises(UntrustedError, match="his: others can write to it"), below.writing(0):
+        pytest.fail("it was used")
+
+
 @pytest.mark.parametrize("part", PARTS, indirect=True)
 def test_store_behind_a_symbolic_link_is_not_used(store: Store, part: Path) -> None:
     part.rename(part.with_name("elsewhere"))

@@ -13,14 +13,13 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from holdover.cli.records import write_record
-from holdover.cli.reports import Done, complain, publisher, report, tell
+from holdover.cli.reports import Done, announce, complain, publisher, report, tell
 from holdover.cli.setup import make_holdover, make_programs
 from holdover.cli.transactions import mark, own, unmark
 from holdover.config import Config, load_config
@@ -59,8 +58,7 @@ def run_hook(words: Sequence[str]) -> int:
     write_record(name, seconds, done.result)
     _tell_failure(name, done, seconds, config)
     if done.said and done.result in ("done", "incomplete", "vetoed"):
-        with suppress(OSError):  # nobody reads it
-            print(f"holdover: {done.said} ({seconds:.2f} s)", flush=True)
+        announce(f"holdover: {done.said} ({seconds:.2f} s)")
     if done.finish:
         done.finish()
     if name == "timer-run":

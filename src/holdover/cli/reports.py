@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holdover.flow import Holdover
     from holdover.journal import Entry
 
-__all__ = ["Done", "complain", "report", "tell", "told_of", "publisher"]
+__all__ = ["Done", "announce", "complain", "report", "tell", "told_of", "publisher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,14 @@ class Done:
 def complain(text: str) -> None:
     with suppress(OSError):  # nobody reads it
         print(f"holdover: {printable(text)}", file=sys.stderr)
+
+
+def announce(text: str) -> None:
+    """On stdout; what a hook did is done, whether somebody reads it or not."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = None  # else Python tries again at its end, and fails for that
 
 
 def report(result: Result, config: Config) -> Done:
@@ -87,7 +95,11 @@ def publisher(
 
     That the client is missing is for `doctor` to say, once, and not for a timer every five minutes.
     """
-    if not config.metrics_directory.is_dir():
+    try:
+        found = config.metrics_directory.is_dir()
+    except OSError:  # its owner may have mounted anything there
+        found = False
+    if not found:
         return None
     from importlib.util import find_spec
 

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What hooks tell does not depend on anybody who listens."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from unit.factories import store_below
+
+from holdover.cli.reports import publisher
+from holdover.config import Config
+from holdover.flow import Holdover
+
+ANNOUNCES = (
+    "from holdover.cli.reports import announce; announce('protected 1'); raise SystemExit(75)"
+)
+
+
+@pytest.mark.parametrize("stdout", ["/dev/full", "/dev/null", "closed"])
+def test_the_exit_code_stays_what_it_is_if_nobody_can_be_told(stdout: str) -> None:
+    """A veto would be none, and the shell guard would say that nothing was done."""
+    to = ">&-" if stdout == "closed" else f">{stdout}"
+    line = ["sh", "-c", f'exec "$1" -c "$2" {to}', "sh", sys.executable, ANNOUNCES]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "")
+
+
+def test_a_directory_for_metrics_that_cannot_be_looked_at_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner may mount a file system there that does not answer root."""
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    holdover = Holdover(store=store_below(tmp_path))
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert publisher(holdover, Config()) is None
