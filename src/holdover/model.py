@@ -173,6 +173,8 @@ class Process:
     """Names of the modules that it has mapped."""
     unsupported: str = ""
     """Why nothing can be done for it; "" if something can."""
+    distrusted: bool = field(default=False, kw_only=True)
+    """That is because others than root could have made its executable."""
     late: tuple[LateLoad, ...] = ()
     """What it would find first for each name: in its view, or on disk."""
     own: tuple[LateLoad, ...] = ()

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.factories import store_below
+from unit.factories import process, store_below
 
-from holdover.cli.reports import publisher
+from holdover.cli.reports import publisher, report
 from holdover.config import Config
 from holdover.flow import Holdover
+from holdover.model import Outcome, Result, State
 
 ANNOUNCES = (
     "from holdover.cli.reports import announce; announce('protected 1'); raise SystemExit(75)"
@@ -37,3 +38,13 @@ def test_a_directory_for_metrics_that_cannot_be_looked_at_is_none(
     holdover = Holdover(store=store_below(tmp_path))
     monkeypatch.setattr(Path, "is_dir", refuse)
     assert publisher(holdover, Config()) is None
+
+
+@pytest.mark.parametrize(("distrusted", "expected"), [(False, "incomplete"), (True, "done")])
+def test_a_users_own_program_is_told_and_vetoes_nothing(
+    capsys: pytest.CaptureFixture[str], distrusted: bool, expected: str
+) -> None:
+    guest = process(unsupported="its executable cannot be trusted", distrusted=distrusted)
+    outcome = Outcome(guest, State.UNSUPPORTED, "nothing can be done for it", failed=True)
+    assert report(Result((outcome,)), Config(journal_enabled=False)).result == expected
+    assert "guest4711 (4711) is not protected: nothing can be done" in capsys.readouterr().err

@@ -51,17 +51,21 @@ def announce(text: str) -> None:
 
 
 def report(result: Result, config: Config) -> Done:
-    """Complain about what was not done, and name whom something was done for."""
+    """Complain about what was not done, and name whom something was done for.
+
+    A user's own program of that name is told, and does not count: else he could veto upgrades.
+    """
     from holdover.cli.events import of_result
 
-    wrong = [*result.problems]
+    wrong, foreign = [*result.problems], list[str]()
     for process in result.unreadable:
         if process.program:
             wrong.append(f"a {process.program} process is not protected: {process.reason}")
     for outcome in result.outcomes:
         if outcome.failed:
-            wrong.append(f"{_name(outcome)} is not protected: {outcome.reason}")
-    for problem in wrong:
+            text = f"{_name(outcome)} is not protected: {outcome.reason}"
+            (foreign if outcome.process.distrusted else wrong).append(text)
+    for problem in (*wrong, *foreign):
         complain(problem)
     tell(of_result(result), config)
     return Done(told_of(result.outcomes), "incomplete" if wrong else "done")

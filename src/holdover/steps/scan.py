@@ -150,6 +150,7 @@ class _Look:
             look_alike=self._is_look_alike(path, in_place, build, program),
             build=build,
             unsupported=unsupported,
+            distrusted=bool(problem),
         )
         self.processes.append(self._with_details(process, program))
 
