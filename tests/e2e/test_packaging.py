@@ -2,6 +2,7 @@
 """Packages of holdover: what they install, and what is left when they are upgraded or removed."""
 
 import json
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from lab import Lab
 from lab.packaged import LATER, REPOSITORY, build_rpm, build_wheel
 
 from holdover import __version__
+from holdover.demo.archive import QEMU_PACKAGES
 from holdover.demo.guest import ATTACHED, DIED, REFUSED, Guest
 from holdover.run import run
 
@@ -139,6 +141,18 @@ def test_twin_without_the_package_dies(stock: Lab) -> None:
     twin = Guest.start(stock.root, "twin")
     stock.upgrade()
     assert twin.probe_twice(DISK) == DIES
+
+
+def test_holdover_and_qemu_are_upgraded_in_one_run_of_apt(packaged: Lab, later_deb: Path) -> None:
+    guest = Guest.start(packaged.root, "guest")
+    shutil.copy(later_deb, packaged.root.root / "srv/later.deb")
+    wanted = (f"{package}={packaged.newer}" for package in QEMU_PACKAGES)
+    done = packaged.root.apt("install", "/srv/later.deb", *wanted)
+    assert "did not run" not in done.stdout + done.stderr
+    assert LATER in packaged.holdover("--version").stdout
+    assert packaged.status(guest.pid)["state"] == "protected"
+    assert not packaged.path("/run/holdover/transaction").exists()
+    assert guest.probe_twice(DISK) == WORKS
 
 
 def test_guests_stay_protected_while_holdover_is_upgraded(packaged: Lab, later_deb: Path) -> None:
