@@ -24,6 +24,7 @@ from holdover.kinds import (
     parse_switch,
     parse_words,
 )
+from holdover.model import Delivery
 from holdover.trust import distrust
 
 __all__ = ["Setting", "Config", "SETTINGS", "load_config", "COMMAND_LINE"]
@@ -33,7 +34,7 @@ DROP_INS = Path("/etc/holdover/holdover.toml.d")
 BUILT_IN = "built in"
 _MAX_FILE = 256 * 1024
 COMMAND_LINE = "command line"
-DELIVERIES = ("environment", "mount")
+DELIVERIES = tuple(map(str, Delivery))
 T = TypeVar("T")
 
 

@@ -80,7 +80,7 @@ def wait_until(truth: Callable[[], bool]) -> None:
 
 
 def test_unattended_upgrade_at_night(booted: BootedLab) -> None:
-    """The very service that a timer starts on every Debian; it took QEMU in small transactions."""
+    """The very service that a timer starts on every Debian."""
     prepare(booted, "guest")
     booted.run("systemctl", "start", "apt-daily-upgrade.service")
     assert version(booted) == booted.qemu_versions[1]

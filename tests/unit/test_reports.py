@@ -11,7 +11,7 @@ from unit.factories import process, store_below
 from holdover.cli.reports import publisher, report
 from holdover.config import Config
 from holdover.flow import Holdover
-from holdover.model import Outcome, Result, State
+from holdover.model import Outcome, Result, Scan, State
 
 ANNOUNCES = (
     "from holdover.cli.reports import announce; announce('protected 1'); raise SystemExit(75)"
@@ -48,3 +48,17 @@ def test_a_users_own_program_is_told_and_vetoes_nothing(
     outcome = Outcome(guest, State.UNSUPPORTED, "nothing can be done for it", failed=True)
     assert report(Result((outcome,)), Config(journal_enabled=False)).result == expected
     assert "guest4711 (4711) is not protected: nothing can be done" in capsys.readouterr().err
+
+
+def test_a_client_of_metrics_that_is_broken_fails_no_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("another version of it")
+
+    monkeypatch.setattr("holdover.cli.metrics.write_metrics", fail)
+    holdover = Holdover(store=store_below(tmp_path))
+    finish = publisher(holdover, Config(metrics_directory=tmp_path), (Scan((), ()), ()))
+    assert finish
+    finish()
+    assert "no metrics are written: another version of it" in capsys.readouterr().err
