@@ -28,16 +28,16 @@ LAYERS = {
             "rewrite",
         ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
-        "kinds",
+        *("kinds", "judging"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
-        *("environ", "linux", "run", "covering", "standin", "journal", "notify"),
+        *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
     ),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "staging", "pins", "released", "durable"),
     "steps": ("steps",),
-    "flow": ("flow", "proving", "leaving"),
+    "flow": ("flow", "delivering", "proving", "releasing", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),
 }
 MAY_USE = {

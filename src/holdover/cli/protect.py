@@ -11,6 +11,7 @@ from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.model import Capture, Item, Outcome, Plan, Result
 from holdover.proving import protect_proven
+from holdover.releasing import release
 from holdover.steps.plan import Aim
 
 __all__ = ["run_protect", "run_defuse", "run_release"]
@@ -147,7 +148,7 @@ def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
 
 def run_release(options: Namespace) -> int:
     config = read_config(options)
-    outcome = make_holdover(config).release(options.pid, force=options.force)
+    outcome = release(make_holdover(config), options.pid, force=options.force)
     tell(of_outcome(outcome), config)
     _show_outcomes(Result((outcome,)), as_json=options.json)
     return 0

@@ -24,13 +24,13 @@ from holdover.errors import (
     UnsupportedError,
     VanishedError,
 )
+from holdover.foresight import Foresight
 from holdover.lateloads import LateLoads
 from holdover.memory import Memory
 from holdover.model import Build, Delivery, FileId, Installed, Module, Process, Scan, Unreadable
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
-from holdover.search import directories, first_found
 from holdover.trust import distrust, distrust_file
 
 __all__ = ["scan"]
@@ -67,7 +67,7 @@ def scan(
     builds = look.installed_builds() if installed else ()
     modules = tuple(look.modules(builds)) if late else ()
     if late:
-        foresee = _Foresight(proc, late, views, modules)
+        foresee = Foresight(proc, late, views, modules)
         look.processes = [foresee.process(process) for process in look.processes]
         builds = tuple(map(foresee.installed, builds))
     return Scan(
@@ -309,59 +309,6 @@ class _Look:
         for directory, program in directories.items():
             for path in sorted(directory.glob("*.so")):
                 yield Module(path.stem, path, _stamp_of(path, by_name[program]))
-
-
-class _Foresight:
-    """Adds to what was seen what late loads would do."""
-
-    def __init__(
-        self, proc: ProcFs, late: LateLoads, views: Path, modules: tuple[Module, ...]
-    ) -> None:
-        self.proc = proc
-        self.late = late
-        self.views = views
-        self.modules = modules
-        self.view_files = {file_id(view): view for view in views.glob("*")}
-
-    def process(self, process: Process) -> Process:
-        build = process.build
-        if build.stamp is None or process.unsupported:
-            return process
-        where = directories(process, self.views)
-        own = [module for module in self.modules if module.stamp == build.stamp]
-        try:
-            with self.late.on_behalf_of(process.id.pid):
-                library_path = self.late.library_path(process.id.pid)
-                process = replace(process, library_path=library_path)
-                sight = self.late.process(process.id.pid)
-                on_disk = self.late.of(sight, first_found(own, where).values())
-                view = self._view(process)
-                late = self.late.of(sight, _modules_in(view), view) if view else on_disk
-        except (HoldoverError, OSError) as error:
-            return replace(process, unforeseen=str(error))
-        return replace(process, own=on_disk, late=late)
-
-    def _view(self, process: Process) -> Path | None:
-        """Where it looks first, if that is one of ours."""
-        first = next(iter(process.chosen), None)
-        if first is not None:
-            return first if first.parent == self.views else None
-        return self.view_files.get(process.covered_by)
-
-    def installed(self, found: Installed) -> Installed:
-        own = [module for module in self.modules if module.stamp == found.build.stamp]
-        own = list(first_found(own, found.build.directories).values())
-        try:
-            return replace(found, own=self.late.of(self.late.installed(found.path), own))
-        except (HoldoverError, OSError) as error:
-            return replace(found, unforeseen=str(error))
-
-
-def _modules_in(view: Path) -> Iterator[Module]:
-    """Without the decoys, which are empty."""
-    for path in sorted(view.glob("*.so")):
-        if path.stat().st_size:
-            yield Module(path.stem, path, "")
 
 
 def _unknown_build(program: Program) -> Build:
