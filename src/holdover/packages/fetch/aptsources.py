@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["Entry", "Target", "parse_one_line", "parse_deb822", "parse_targets"]
-__all__ += ["stanza", "suites_of", "codenames", "keys_for", "own_codename"]
+__all__ += ["stanza", "suites_of", "codenames", "keys_for", "own_codename", "targets_of"]
 
 _DEBIAN = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
 _UBUNTU = ("jammy", "noble", "questing", "resolute")
 _REVISION = re.compile(r"[+~](?:deb|bpo)(\d+)")
-_ONE_LINE = re.compile(r"deb(?:\s+\[(?P<options>[^]]*)\])?\s+(?P<uri>\S+)\s+(?P<suite>\S+)")
+_ONE_LINE = re.compile(
+    r"deb(?:\s+\[(?P<options>[^]]*)\])?\s+(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>.*)"
+)
 _UNVERIFIED = re.compile(r"(?im)(?:^|\s)(?:trusted|allow-insecure)\s*[=:]\s*(?!no\b|false\b)\S")
 _DEBIAN_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -27,6 +29,8 @@ class Entry:
     text: str
     deb822: bool
     uris: tuple[str, ...]
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
     keys: str
     """Signed-By: files, fingerprints, or a key itself over many lines; "" = all that is trusted."""
 
@@ -41,10 +45,10 @@ class Target:
     codename: str
     """That of the suite's Release file, "" before the first update."""
     component: str
-    path: Path
-    meta: str
+    path: Path = Path("/dev/null")
+    meta: str = ""
     """The index's name in the Release file."""
-    trusted: bool
+    trusted: bool = False
     """Its Release file was signed."""
 
 
@@ -58,7 +62,14 @@ def _one_line_entries(lines: Iterable[str]) -> Iterator[Entry]:
         found = _ONE_LINE.match(line)
         if found and not _UNVERIFIED.search(found["options"] or ""):
             keys = re.search(r"(?i)(?:^|\s)signed-by=(\S+)", found["options"] or "")
-            yield Entry(line, False, (found["uri"],), keys[1].replace(",", " ") if keys else "")
+            yield Entry(
+                line,
+                False,
+                uris=(found["uri"],),
+                suites=(found["suite"],),
+                components=tuple(found["components"].split()),
+                keys=keys[1].replace(",", " ") if keys else "",
+            )
 
 
 def parse_deb822(text: str) -> tuple[Entry, ...]:
@@ -68,8 +79,11 @@ def parse_deb822(text: str) -> tuple[Entry, ...]:
         fields = _fields(body)
         if "deb" not in fields.get("types", "").split() or _UNVERIFIED.search(body):
             continue
-        uris = tuple(fields.get("uris", "").split())
-        entries.append(Entry(body.strip("\n"), True, uris, fields.get("signed-by", "")))
+        uris, suites, components = (
+            tuple(fields.get(name, "").split()) for name in ("uris", "suites", "components")
+        )
+        keys = fields.get("signed-by", "")
+        entries.append(Entry(body.strip("\n"), True, uris, suites, components, keys))
     return tuple(entries)
 
 
@@ -110,6 +124,17 @@ def parse_targets(text: str) -> tuple[Target, ...]:
                 )
             )
     return tuple(found)
+
+
+def targets_of(entries: Iterable[Entry]) -> tuple[Target, ...]:
+    """What apt would say of these sources, as far as it can be known without any list."""
+    return tuple(
+        Target(uri, suite, "", component)
+        for entry in entries
+        for uri in entry.uris
+        for suite in entry.suites
+        for component in entry.components
+    )
 
 
 def stanza(uri: str, suites: Iterable[str], components: Iterable[str], keys: str = "") -> str:

@@ -15,11 +15,13 @@ from holdover.errors import MalformedError
 from holdover.packages.fetch import Progress, Sources
 from holdover.packages.fetch.aptsources import (
     Entry,
+    Target,
     codenames,
     keys_for,
     own_codename,
     stanza,
     suites_of,
+    targets_of,
 )
 from holdover.packages.fetch.private import HostApt, PrivateApt
 from holdover.packages.fetch.snapshots import binfiles_address, parse_binfiles, sources_at
@@ -54,8 +56,15 @@ class Indexes:
     def __post_init__(self) -> None:
         self.own = self._make("own", self.host.entries)
         self.notes += self.own.adopt_lists()
+
+    @property
+    def codename(self) -> str:
+        """Of the release of the machine's sources, as its lists say by now."""
         text = _OS_RELEASE.read_text() if _OS_RELEASE.exists() else ""
-        self.codename = own_codename(self.own.targets(), text)
+        return own_codename(self._targets(), text)
+
+    def _targets(self) -> tuple[Target, ...]:
+        return self.own.targets() or targets_of(self.host.entries)
 
     @property
     def online(self) -> bool:
@@ -74,7 +83,8 @@ class Indexes:
             self.progress("updating private copies of the package lists")
             self._update(self.own)
             yield Index("the machine's package sources", "archive", self.own)
-            for release in (name for name in self.releases(version) if name != self.codename):
+            own = self.codename
+            for release in (name for name in self.releases(version) if name != own):
                 yield from self._of_release(release)
             yield from self._of_snapshots(name, version, dependencies=dependencies)
 
@@ -83,7 +93,7 @@ class Indexes:
 
     def suites(self, release: str) -> dict[str, dict[str, list[str]]]:
         """By address of the mirror; with the components of each."""
-        return suites_of(self.own.targets(), self.codename, release)
+        return suites_of(self._targets(), self.codename, release)
 
     def _make(self, name: str, sources: Iterable[Entry | str]) -> PrivateApt:
         directory = self.place / "apt" / name
