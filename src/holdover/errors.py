@@ -15,11 +15,14 @@ HoldoverError
 │   ├── UntrustedError      somebody but root can write there
 │   ├── BusyError           another holdover holds the lock
 │   └── DamagedError        what is there is not what was put there
-└── CommandError            a program that was run failed
+├── CommandError            a program that was run failed
+└── MissingError            files are needed that cannot be had here
 
 BudgetError                 the time that was given is used up: not one process's fault, so nobody
                             but the hook that set the time may catch it
 """
+
+from typing import Any
 
 __all__ = [
     "HoldoverError",
@@ -37,6 +40,7 @@ __all__ = [
     "BusyError",
     "DamagedError",
     "CommandError",
+    "MissingError",
     "BudgetError",
 ]
 
@@ -109,6 +113,14 @@ class DamagedError(StoreError):
 
 class CommandError(HoldoverError):
     pass
+
+
+class MissingError(HoldoverError):
+    """`files` are `packages.fetch.PackageFile`s: the exact list, for another machine to fetch."""
+
+    def __init__(self, message: str, *, hint: str = "", files: tuple[Any, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.files = files
 
 
 class BudgetError(Exception):

@@ -7,13 +7,15 @@ Nothing of a target process's environment ever gets in here.
 import os
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 from holdover.errors import CommandError
 
-__all__ = ["run", "watch", "Watched", "background", "ENVIRONMENT"]
+__all__ = ["run", "reading", "watch", "Watched", "background", "ENVIRONMENT"]
 
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -53,6 +55,36 @@ def run(
         output = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise CommandError(f"failed with {done.returncode}: {_pastable(command)}", hint=output)
     return done
+
+
+@contextmanager
+def reading(*command: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """What a command writes to stdout, as it comes; for output that is no text, or too long.
+
+    Raises `CommandError` if it cannot be started, or fails although all was read.
+    """
+    with tempfile.TemporaryFile() as said:
+        pipe, none = subprocess.PIPE, subprocess.DEVNULL
+        try:
+            process = subprocess.Popen(
+                command, stdin=none, stdout=pipe, stderr=said, env=dict(ENVIRONMENT)
+            )
+        except FileNotFoundError as error:
+            raise CommandError(f"{command[0]} is not installed") from error
+        assert process.stdout is not None
+        try:
+            with process.stdout as output:
+                yield output
+                while output.read(1 << 16):
+                    pass  # what its reader does not need, or it dies of a closed pipe
+            if process.wait() != 0:
+                said.seek(0)
+                told = said.read().decode("utf-8", "replace").strip()[-2000:]
+                message = f"failed with {process.returncode}: {_pastable(command)}"
+                raise CommandError(message, hint=told)
+        finally:
+            process.kill()
+            process.wait()
 
 
 @dataclass(frozen=True, slots=True)
