@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from holdover.answers import Explanation, Preview
 from holdover.delivering import point, seen_at
 from holdover.errors import (
     DamagedError,
@@ -24,15 +25,14 @@ from holdover.lateloads import PATIENCE, LateLoads
 from holdover.model import (
     Capture,
     Delivery,
-    Explanation,
     Holding,
     Item,
     Lease,
     Outcome,
     Plan,
-    Preview,
     Process,
     ProcessId,
+    Rescued,
     Result,
     Scan,
     State,
@@ -80,6 +80,8 @@ class Holdover:
     progress: Progress = _silent
     deep: bool = False
     """Look up every symbol when late loads are foreseen."""
+    rescued: dict[str, Rescued] = field(default_factory=dict, init=False)
+    """Modules of replaced builds that were got back, by build-id."""
     proven: dict[str, str] | None = field(default=None, init=False)
     """What failed of each snapshot that was rehearsed; if not None, nothing else is delivered."""
     _late: LateLoads | None = field(default=None, init=False)
@@ -153,7 +155,9 @@ class Holdover:
         self.progress("looking at processes")
         self._late = self._late or self._foresight()
         foresee = self._late if late else None
-        return scan(*self._where, pids=pids, installed=installed, late=foresee)
+        return scan(
+            *self._where, pids=pids, installed=installed, late=foresee, rescued=self.rescued
+        )
 
     def _holdings(self) -> tuple[Holding, ...]:
         return self.store.holdings() if self._known is None else self._known

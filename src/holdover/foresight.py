@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds to what was seen of processes and installed builds what their late loads would do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from holdover.errors import HoldoverError
 from holdover.lateloads import LateLoads
-from holdover.model import Installed, Module, Process
+from holdover.model import Installed, LateLoad, Module, Process, Rescued
 from holdover.procfs import ProcFs, file_id
 from holdover.search import directories, first_found
+from holdover.sight import Sight
 
 __all__ = ["Foresight"]
 
@@ -18,12 +19,19 @@ class Foresight:
     """Looks ahead by what lies on disk (`modules`) and in the views."""
 
     def __init__(
-        self, proc: ProcFs, late: LateLoads, views: Path, modules: tuple[Module, ...]
+        self,
+        proc: ProcFs,
+        late: LateLoads,
+        views: Path,
+        modules: tuple[Module, ...],
+        rescued: Mapping[str, Rescued] | None = None,
     ) -> None:
+        """`rescued` has what was got back for builds, by build-id."""
         self.proc = proc
         self.late = late
         self.views = views
         self.modules = modules
+        self.rescued = rescued or {}
         self.view_files = {file_id(view): view for view in views.glob("*")}
 
     def process(self, process: Process) -> Process:
@@ -40,9 +48,24 @@ class Foresight:
                 on_disk = self.late.of(sight, first_found(own, where).values())
                 view = self._view(process)
                 late = self.late.of(sight, _modules_in(view), view) if view else on_disk
+                process = replace(process, own=on_disk, late=late)
+                rescued = self.rescued.get(build.build_id)
+                return self._with_rescued(process, sight, rescued) if rescued else process
         except (HoldoverError, OSError) as error:
             return replace(process, unforeseen=str(error))
-        return replace(process, own=on_disk, late=late)
+
+    def _with_rescued(self, process: Process, sight: Sight, rescued: Rescued) -> Process:
+        """Whose the files on disk are is of no matter then: these are of its very build.
+
+        Libraries of two systems are never mixed: with those of another one, only its modules count.
+        """
+        if rescued.root is not None:
+            sight = self.late.beside(sight, rescued.root)
+        found = self.late.of(sight, rescued.modules, rescued.root)
+        own = {late.name: _with_origin(late, rescued.origins) for late in found}
+        if rescued.root is None and not process.look_alike:
+            own |= {late.name: late for late in process.own if not late.problem}
+        return replace(process, own=tuple(own.values()), look_alike=False)
 
     def _view(self, process: Process) -> Path | None:
         """Where it looks first, if that is one of ours."""
@@ -58,6 +81,11 @@ class Foresight:
             return replace(found, own=self.late.of(self.late.installed(found.path), own))
         except (HoldoverError, OSError) as error:
             return replace(found, unforeseen=str(error))
+
+
+def _with_origin(late: LateLoad, origins: Mapping[Path, str]) -> LateLoad:
+    needs = (replace(need, origin=origins.get(need.path, "")) for need in late.needs)
+    return replace(late, origin=origins.get(late.path, ""), needs=tuple(needs))
 
 
 def _modules_in(view: Path) -> Iterator[Module]:

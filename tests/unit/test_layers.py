@@ -28,16 +28,16 @@ LAYERS = {
             "rewrite",
         ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
-        *("kinds", "judging"),
+        *("kinds", "judging", "answers"),
     ),
     "edge": (
-        *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
+        *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust", "rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
     ),
     "definitions": ("programs", "packages", "builds"),
-    "store": ("store", "staging", "pins", "released", "durable"),
+    "store": ("store", "manifests", "staging", "pins", "released", "durable"),
     "steps": ("steps",),
-    "flow": ("flow", "delivering", "proving", "releasing", "leaving"),
+    "flow": ("flow", "delivering", "proving", "rescuing", "releasing", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),
 }
 MAY_USE = {

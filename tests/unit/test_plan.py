@@ -312,7 +312,7 @@ def test_name_that_a_later_build_brings_is_refused_from_then_on() -> None:
 def test_decoys_and_snapshots_of_other_builds_are_not_chosen() -> None:
     item = decided(REPLACED, WRONG, DEFUSED, OTHERS)
     assert "replaced before it was protected" in item.problem
-    assert "holdover defuse 4711" in item.problem
+    assert "holdover rescue 4711" in item.problem
     assert (item.deliver, item.source) == (None, "")
 
 

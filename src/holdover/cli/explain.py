@@ -5,12 +5,13 @@ from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import asdict
 
+from holdover.answers import Explanation
 from holdover.cli.output import print_json, print_table, progress
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.text import printable
 from holdover.cli.unseen import check_found
 from holdover.errors import UsageError
-from holdover.model import Explanation, Item
+from holdover.model import Item
 
 __all__ = ["run_explain"]
 

@@ -10,11 +10,11 @@ from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.model import Capture, Item, Outcome, Plan, Result
-from holdover.proving import protect_proven
+from holdover.proving import carry_out_proven
 from holdover.releasing import release
 from holdover.steps.plan import Aim
 
-__all__ = ["run_protect", "run_defuse", "run_release"]
+__all__ = ["run_protect", "run_defuse", "run_release", "show_outcomes", "outcome_json"]
 
 
 def run_protect(options: Namespace) -> int:
@@ -32,7 +32,7 @@ def _carry_out(options: Namespace, aim: Aim) -> int:
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
         elif aim is Aim.PROTECT and options.rehearse:
-            result = protect_proven(holdover, options.pid)
+            result = carry_out_proven(holdover, aim, options.pid)
         else:
             result = holdover.carry_out(aim, options.pid)
     if options.dry_run:
@@ -40,7 +40,7 @@ def _carry_out(options: Namespace, aim: Aim) -> int:
         seen, unreadable = [item.process for item in planned.items], planned.unreadable
     else:
         tell(of_result(result), config)
-        failed = _show_outcomes(result, as_json=options.json)
+        failed = show_outcomes(result, as_json=options.json)
         seen, unreadable = [o.process for o in result.outcomes], result.unreadable
     if not (seen or options.pid or options.json):
         print("No process that loads modules late is running.")
@@ -105,7 +105,7 @@ def _intention(item: Item) -> str:
     return f"pointed at a new snapshot of {len(item.source.modules)} modules by {item.deliver}"
 
 
-def _show_outcomes(result: Result, *, as_json: bool) -> bool:
+def show_outcomes(result: Result, *, as_json: bool) -> bool:
     """Returns whether something failed."""
     if as_json:
         print_json(_result_json(result))
@@ -118,12 +118,12 @@ def _show_outcomes(result: Result, *, as_json: bool) -> bool:
 def _result_json(result: Result) -> dict[str, object]:
     return {
         "schema": "holdover.outcomes/1",
-        "processes": [_outcome_json(outcome) for outcome in result.outcomes],
+        "processes": [outcome_json(outcome) for outcome in result.outcomes],
         "unreadable": [asdict(entry) for entry in result.unreadable],
     }
 
 
-def _outcome_json(outcome: Outcome) -> dict[str, object]:
+def outcome_json(outcome: Outcome) -> dict[str, object]:
     return {
         "pid": outcome.process.id.pid,
         "start_time": outcome.process.id.start_time,
@@ -150,5 +150,5 @@ def run_release(options: Namespace) -> int:
     config = read_config(options)
     outcome = release(make_holdover(config), options.pid, force=options.force)
     tell(of_outcome(outcome), config)
-    _show_outcomes(Result((outcome,)), as_json=options.json)
+    show_outcomes(Result((outcome,)), as_json=options.json)
     return 0

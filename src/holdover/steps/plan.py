@@ -185,7 +185,7 @@ class _Decision:
         if held is None and not own and item.state is not State.CURRENT:
             return "", (
                 "its modules were replaced before it was protected; "
-                f"`holdover defuse {process.id.pid}` keeps a late load from killing it"
+                f"`holdover rescue {process.id.pid}` gets them back, or makes late loads harmless"
             )
         if process.look_alike:
             return "", f"{LOOK_ALIKE}: whose modules are on disk cannot be told"

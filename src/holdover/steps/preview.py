@@ -4,13 +4,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from holdover.answers import Preview
 from holdover.builds import read_module_stamp
 from holdover.errors import ElfError, HoldoverError
-from holdover.lateloads import LateLoads, Sight
-from holdover.model import Capture, Holding, Item, LateLoad, Preview, Process, State
+from holdover.lateloads import LateLoads
+from holdover.model import Capture, Holding, Item, LateLoad, Process, State
 from holdover.pending import PendingFiles, Replacement
 from holdover.programs import Program
 from holdover.rewrite import RPATH, rewrite
+from holdover.sight import Sight
 
 __all__ = ["preview"]
 

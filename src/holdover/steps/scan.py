@@ -27,7 +27,17 @@ from holdover.errors import (
 from holdover.foresight import Foresight
 from holdover.lateloads import LateLoads
 from holdover.memory import Memory
-from holdover.model import Build, Delivery, FileId, Installed, Module, Process, Scan, Unreadable
+from holdover.model import (
+    Build,
+    Delivery,
+    FileId,
+    Installed,
+    Module,
+    Process,
+    Rescued,
+    Scan,
+    Unreadable,
+)
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
@@ -50,11 +60,13 @@ def scan(
     installed: bool = False,
     late: LateLoads | None = None,
     known: Mapping[FileId, Build] | None = None,
+    rescued: Mapping[str, Rescued] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
     Modules are looked at, and what loading them would do, if there is a `late` to foresee it.
-    Executables in `known` are not read again.
+    Executables in `known` are not read again. `rescued` has modules that lie somewhere else, by the
+    build-id of who needs them.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
@@ -67,7 +79,7 @@ def scan(
     builds = look.installed_builds() if installed else ()
     modules = tuple(look.modules(builds)) if late else ()
     if late:
-        foresee = Foresight(proc, late, views, modules)
+        foresee = Foresight(proc, late, views, modules, rescued)
         look.processes = [foresee.process(process) for process in look.processes]
         builds = tuple(map(foresee.installed, builds))
     return Scan(
