@@ -65,7 +65,8 @@ class Foresight:
         own = {late.name: _with_origin(late, rescued.origins) for late in found}
         if rescued.root is None and not process.look_alike:
             own |= {late.name: late for late in process.own if not late.problem}
-        return replace(process, own=tuple(own.values()), look_alike=False)
+        own_modules = tuple(own.values())
+        return replace(process, own=own_modules, look_alike=False, whole=rescued.whole)
 
     def _view(self, process: Process) -> Path | None:
         """Where it looks first, if that is one of ours."""

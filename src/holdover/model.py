@@ -119,6 +119,8 @@ class Rescued:
     """Below it lies the system that they belong to, if this one's libraries do not serve them."""
     origins: Mapping[Path, str] = field(default_factory=dict)
     """Where each file was got from, in an operator's words."""
+    whole: bool = True
+    """Whether that is all that the packages of the build have."""
 
 
 class State(StrEnum):
@@ -167,7 +169,9 @@ class Process:
     late: tuple[LateLoad, ...] = ()
     """What it would find first for each name: in its view, or on disk."""
     own: tuple[LateLoad, ...] = ()
-    """Modules of its build that lie on disk."""
+    """Modules of its build that lie on disk, or were got back."""
+    whole: bool = field(default=False, kw_only=True)
+    """They were got back, and the packages of its build have no more."""
     library_path: str = ""
     """LD_LIBRARY_PATH, as it was when it started."""
     unforeseen: str = ""

@@ -206,8 +206,11 @@ class _Search:
             if dependencies or not self._gain(here):
                 raise
             self.done.take_note(error)
-            return Rescued(tuple(here), None, {m.path: origin for m, origin in here.items()})
+            origins = {module.path: origin for module, origin in here.items()}
+            return Rescued(tuple(here), None, origins, whole=False)
         self.done.got(fetched)
+        if dependencies:
+            here = dict(_moved(here, fetched.root / "mapped"))
         names = {module.name for module in here}
         more = [module for module in self._modules_in(fetched.root) if module.name not in names]
         if not (here or more):
@@ -254,6 +257,15 @@ class _Search:
         seen, _ = self.holdover.status([item.process.id.pid for item in self.items])
         late = [late for process in seen.processes for late in process.own]
         return frozenset(entry.name for entry in late if entry.problem and not entry.other)
+
+
+def _moved(modules: dict[Module, str], place: Path) -> Iterator[tuple[Module, str]]:
+    """To where the libraries are that serve them."""
+    place.mkdir()
+    for module, origin in modules.items():
+        path = place / module.path.name
+        path.hardlink_to(module.path)
+        yield replace(module, path=path), origin
 
 
 def _said(package: PackageFile) -> str:

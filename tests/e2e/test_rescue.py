@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from lab import Lab
+from lab.distributions import CROSSINGS
 from lab.kinds import KINDS
 from unit.schemas import check
 
+from holdover.demo import archive
 from holdover.demo.guest import ATTACHED, DIED, PROBES, REFUSED, Guest
 from holdover.demo.root import install_holdover
 
@@ -229,3 +231,56 @@ def test_right_files_from_a_directory_rescue(offline: Offline) -> None:
 
 def test_twin_of_the_early_guest_dies(offline: Offline) -> None:
     assert offline.twin.probe_twice("rbd disk") == (REFUSED, DIED)
+
+
+# -- after an upgrade of the distribution ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crossed(cache: Path, scratch: Path) -> Iterator[Late]:
+    """Debian 12 guests on a host that is Debian 13, and only knows packages of that."""
+    base = archive.prepare_base(cache, print, CROSSINGS["bookworm-to-trixie"].recipe)
+    with Lab.stock(base, scratch) as lab:
+        made = Late(lab)
+        made.guests = {name: kind.start(lab.root, name) for name, kind in KINDS.items()}
+        made.twin = Guest.start(lab.root, "twin")
+        assert lab.full_upgrade().returncode == 0
+        install_holdover(lab.root.root)
+        before = lab.run("sh", "-c", PACKAGE_STATE).stdout
+        made.answer = rescue(lab, "--all")
+        made.package_state = before, lab.run("sh", "-c", PACKAGE_STATE).stdout
+        lab.root.run("holdover", "release", "--force", str(made.twin.pid))
+        yield made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guest_of_the_release_before_loads_everything_twice(crossed: Late, kind: str) -> None:
+    guest = crossed.guests[kind]
+    assert crossed.answer is not None
+    assert crossed.answer.code == 0, crossed.answer.json
+    assert (
+        crossed.answer.of(guest)["state"] == crossed.lab.status(guest.pid)["state"] == "protected"
+    )
+    assert tried(guest) == ALL_WORK, guest.log
+
+
+def test_modules_and_libraries_of_the_release_before_are_from_its_packages(crossed: Late) -> None:
+    assert crossed.answer is not None
+    (snapshot,) = {module["snapshot"] for module in crossed.answer.json["modules"]}
+    files = crossed.lab.json("show", snapshot)["files"]
+    libraries = {file["path"]: file["origin"] for file in files if "/" in file["path"]}
+    assert libraries["lib/librbd.so.1"].startswith("librbd1_16.")
+    packages = {package["file_name"] for package in crossed.answer.json["packages"]}
+    assert {origin.partition(" (")[0] for origin in libraries.values()} <= packages
+    assert crossed.answer.json["bytes_downloaded"] > 0
+
+
+def test_release_before_leaves_no_trace_in_the_package_managers_state(crossed: Late) -> None:
+    before, after = crossed.package_state
+    assert before
+    assert after == before
+
+
+def test_twin_of_the_release_before_loses_its_disks(crossed: Late) -> None:
+    assert crossed.twin is not None
+    assert crossed.twin.probe_twice("rbd disk") == (REFUSED, REFUSED)

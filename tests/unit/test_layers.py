@@ -31,7 +31,8 @@ LAYERS = {
         *("kinds", "judging", "answers"),
     ),
     "edge": (
-        *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust", "rooted", "sight"),
+        *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
+        *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
     ),
     "definitions": ("programs", "packages", "builds"),

@@ -194,7 +194,8 @@ class _Decision:
         own_first = item.state is not State.PROTECTED
         modules = joined(own, held, own_first=own_first)
         wanted = _capture(process.build, executable, modules, f"needed by {_label(process)}")
-        lost = self.judge.replaced(process) - {late.name for late in modules}
+        missed = set() if process.whole else self.judge.replaced(process)
+        lost = missed - {late.name for late in modules}
         unheld = (*wanted.unheld, *((name, _REPLACED) for name in sorted(lost)))
         return replace(wanted, unheld=unheld, library_path=process.library_path), ""
 
