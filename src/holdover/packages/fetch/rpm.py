@@ -10,11 +10,9 @@ signature. Source: rpmkeys(8), --checksig; rpm2archive(8).
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO
 
 from holdover.errors import CommandError, HoldoverError
 from holdover.packages.fetch import (
@@ -30,7 +28,7 @@ from holdover.packages.fetch.managers import INDEX, Manager, find_manager
 from holdover.packages.fetch.package_files import Holdings, Place, files_below
 from holdover.packages.fetch.repodata import Entry, parse_unsigned, read_primary
 from holdover.packages.fetch.unpacking import assemble
-from holdover.run import run
+from holdover.run import reading, run
 
 __all__ = ["fetch", "parse_checksig", "version_release"]
 
@@ -204,7 +202,8 @@ class _Fetch:
 
     def _unpack(self, files: tuple[PackageFile, ...]) -> Fetched | None:
         """None if the executable is another one; then that is noted."""
-        archives = {file: _archive(self.holdings.path(file)) for file in files}
+        unpacker = ("rpm2archive", "--nocompression", "-")
+        archives = {f: reading(*unpacker, source=self.holdings.path(f)) for f in files}
         owners, problem = assemble(self.place / "root", self.wanted, archives)
         if problem:
             self.notes.append(f"{files[0].version}: {problem}")
@@ -233,18 +232,6 @@ class _Fetch:
 def _is_signed(path: Path) -> tuple[bool, bool]:
     done = run("rpmkeys", "--checksig", path, check=False)
     return parse_checksig(done.stdout) if done.returncode == 0 else (False, False)
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[IO[bytes]]:
-    """What a package holds, as a tar archive."""
-    archive = path.with_name(f"{path.name}.tar")
-    try:
-        run("rpm2archive", "--nocompression", path)
-        with archive.open("rb") as file:
-            yield file
-    finally:
-        archive.unlink(missing_ok=True)
 
 
 def _unsigned(repositories: Path) -> frozenset[str]:
