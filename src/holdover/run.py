@@ -60,16 +60,19 @@ def run(
 
 
 @contextmanager
-def reading(*command: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def reading(
+    *command: str | os.PathLike[str], source: os.PathLike[str] | str = os.devnull
+) -> Iterator[IO[bytes]]:
     """What a command writes to stdout, as it comes; for output that is no text, or too long.
 
+    The file `source` is its stdin.
     Raises `CommandError` if it cannot be started, or fails although all was read.
     """
-    with tempfile.TemporaryFile() as said:
-        pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    with tempfile.TemporaryFile() as said, open(source, "rb") as stdin:
+        pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(
-                command, stdin=none, stdout=pipe, stderr=said, env=dict(ENVIRONMENT)
+                command, stdin=stdin, stdout=pipe, stderr=said, env=dict(ENVIRONMENT)
             )
         except FileNotFoundError as error:
             raise CommandError(f"{command[0]} is not installed") from error

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdover.errors import CommandError, ElfError, HoldoverError, MissingError
+from holdover.errors import CommandError, HoldoverError, MissingError
 from holdover.run import run
 
 __all__ = ["fetch", "Wanted", "Sources", "PackageFile", "Fetched"]
-__all__ += ["Progress", "build_id_of", "package_version", "missing_error"]
+__all__ += ["Progress", "package_version", "missing_error"]
 
 Progress = Callable[[str], None]
 
@@ -124,21 +124,6 @@ def _manager_of(wanted: Wanted) -> _Fetch:
 
 def _succeeds(*command: str | Path) -> bool:
     return run(*command, check=False).returncode == 0
-
-
-def build_id_of(path: Path) -> str:
-    """The build-id of an executable, "" if there is none or no such file."""
-    from holdover.elf import ElfFile
-    from holdover.procfs import open_regular
-
-    try:
-        file = open_regular(path)
-        if file is None:
-            return ""
-        with file:
-            return ElfFile(file).build_id
-    except (OSError, ElfError):
-        return ""
 
 
 def package_version(version: str) -> tuple[str, ...]:

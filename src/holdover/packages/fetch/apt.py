@@ -3,7 +3,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +14,6 @@ from holdover.packages.fetch import (
     Progress,
     Sources,
     Wanted,
-    build_id_of,
     missing_error,
     package_version,
 )
@@ -23,7 +21,7 @@ from holdover.packages.fetch.apttext import cache_name, depends_on, parse_owners
 from holdover.packages.fetch.indexes import Index, Indexes
 from holdover.packages.fetch.package_files import Holdings, Place, files_below
 from holdover.packages.fetch.private import read_host
-from holdover.packages.fetch.unpacking import new_root, of_use, plain, unpack
+from holdover.packages.fetch.unpacking import assemble
 from holdover.run import reading, run
 
 __all__ = ["fetch"]
@@ -164,22 +162,15 @@ class _Fetch:
 
     def _unpack(self, files: tuple[PackageFile, ...]) -> Fetched | None:
         """None if the executable is another one; then that is noted."""
-        root = self.place / "root"
-        if root.exists():
-            shutil.rmtree(root)
-        new_root(root)
-        owners: dict[str, PackageFile] = {}
-        use = of_use(self.wanted.executable, self.wanted.directories)
-        for file in files:
-            with reading("dpkg-deb", "--fsys-tarfile", self.holdings.path(file)) as archive:
-                owners |= dict.fromkeys(unpack(archive, root, use), file)
-        found = build_id_of(root / plain(str(self.wanted.executable))[1:])
-        if found == self.wanted.build_id:
-            downloaded = self.indexes.bytes_downloaded
-            return Fetched(root, files, owners, downloaded, tuple(dict.fromkeys(self.notes)))
-        what = f"of build {found}" if found else "not there"
-        self.notes.append(f"{files[0].version}: {self.wanted.executable} is {what}")
-        return None
+        archives = {
+            file: reading("dpkg-deb", "--fsys-tarfile", self.holdings.path(file)) for file in files
+        }
+        owners, problem = assemble(self.place / "root", self.wanted, archives)
+        if problem:
+            self.notes.append(f"{files[0].version}: {problem}")
+            return None
+        notes, downloaded = tuple(dict.fromkeys(self.notes)), self.indexes.bytes_downloaded
+        return Fetched(self.place / "root", files, owners, downloaded, notes)
 
     # -- what else to do -----------------------------------------------------------------------
 

@@ -80,12 +80,14 @@ class Indexes:
         if self.sources.directory is not None:
             yield from self._of_directory(self.sources.directory)
         if self.online:
-            self.progress("updating private copies of the package lists")
-            self._update(self.own)
-            yield Index("the machine's package sources", "archive", self.own)
-            own = self.codename
-            for release in (name for name in self.releases(version) if name != own):
-                yield from self._of_release(release)
+            releases = self.releases(version)
+            if len(releases) > 1 or self.codename in releases:  # else it cannot be in our own
+                self.progress("updating private copies of the package lists")
+                self._update(self.own)
+                yield Index("the machine's package sources", "archive", self.own)
+            for release in releases:
+                if release != self.codename:
+                    yield from self._of_release(release)
             yield from self._of_snapshots(name, version, dependencies=dependencies)
 
     def releases(self, version: str) -> tuple[str, ...]:

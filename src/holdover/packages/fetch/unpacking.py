@@ -7,22 +7,59 @@ Source: tar(5); deb(5).
 """
 
 import os
+import shutil
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from holdover.errors import MalformedError
+from holdover.elf import ElfFile
+from holdover.errors import ElfError, MalformedError
+from holdover.packages.fetch import PackageFile, Wanted
 
-__all__ = ["new_root", "unpack", "plain", "of_use"]
+__all__ = ["assemble", "unpack", "plain", "of_use"]
 
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SENSELESS = (tarfile.TarError, ValueError, OverflowError, EOFError)
 
 
-def new_root(root: Path) -> None:
-    """An empty one, where /lib is /usr/lib; raises `OSError`."""
+def assemble(
+    root: Path,
+    wanted: Wanted,
+    archives: Mapping[PackageFile, AbstractContextManager[IO[bytes]]],
+) -> tuple[dict[str, PackageFile], str]:
+    """Unpack packages below a new `root`; who owns each file, and why that is not the build.
+
+    Raises `MalformedError`, `OSError`, and what opening an archive raises.
+    """
+    if root.exists():
+        shutil.rmtree(root)
+    _make_root(root)
+    owners: dict[str, PackageFile] = {}
+    use = of_use(wanted.executable, wanted.directories)
+    for file, opening in archives.items():
+        with opening as archive:
+            owners |= dict.fromkeys(unpack(archive, root, use), file)
+    found = _build_id_of(root / plain(str(wanted.executable))[1:])
+    if found == wanted.build_id:
+        return owners, ""
+    what = f"of build {found}" if found else "not there"
+    return {}, f"{wanted.executable} is {what}, and not of build {wanted.build_id}"
+
+
+def _build_id_of(path: Path) -> str:
+    """The build-id of an executable, "" if there is none or no such file."""
+    try:
+        with path.open("rb") as file:
+            return ElfFile(file).build_id
+    except (OSError, ElfError):
+        return ""
+
+
+def _make_root(root: Path) -> None:
+    """An empty one, where /lib is /usr/lib."""
     root.mkdir(mode=0o755)
     for name in _MERGED:
         (root / "usr" / name).mkdir(parents=True)
