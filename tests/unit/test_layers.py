@@ -28,11 +28,12 @@ LAYERS = {
             "rewrite",
         ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
-        *("kinds", "judging"),
+        *("kinds", "judging", "complaints"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
+        "stderr",
     ),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "staging", "pins", "released", "durable"),

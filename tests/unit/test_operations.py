@@ -28,6 +28,7 @@ SPOKEN = (
     *("steps/deliver/environment.py", "steps/deliver/mount.py", "covering.py", "mounts.py"),
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "store.py", "staging.py", "durable.py"),
+    *("stderr.py", "complaints.py", "judging.py"),
     *("rehearsal.py", "run.py", "cli/hooks.py", "cli/unseen.py", "leaving.py", "cli/leaving.py"),
     *("cli/installation.py", "cli/reports.py", "cli/services.py", "cli/timer.py"),
 )
