@@ -36,7 +36,7 @@ _ROTATED = ("", ".0", ".1", ".2")
 _MOST_LINES = 10_000
 _PATIENCE = 5.0
 """Seconds until the journal is not asked any more."""
-_CLOCKS = 0.1
+_CLOCKS = 0.05
 """Seconds by which the start of a process and the birth of a file may seem to differ."""
 _SHORT = 80  # characters of what a process may call its stderr
 _LONGER = "its log is longer than what is read of it"
@@ -73,12 +73,18 @@ class Stderr:
             target = self.proc.link(pid, "fd/2")
         except VanishedError as error:
             raise UnreadableError("it has closed its stderr") from error
-        started = time.time() - self.proc.age(pid)
+        started = self._started(pid)
         if target.startswith("pipe:["):
             return self._in_logs(name, logs, started)
         if target.startswith("socket:["):
             return self._in_journal(pid, target, started)
         return self._in_file(pid, target, logs, started)
+
+    def _started(self, pid: int) -> float:
+        """When the process started, in seconds of the epoch, as the clock is set now."""
+        ticks, per_second = self.proc.stat(pid).start_time, os.sysconf("SC_CLK_TCK")
+        running = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / per_second
+        return time.time() - running
 
     # -- a file --------------------------------------------------------------------------------
 
