@@ -42,6 +42,7 @@ from holdover.pending import PendingFiles
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
+from holdover.stderr import Stderr
 from holdover.steps.capture import capture
 from holdover.steps.collect import Collected, collect
 from holdover.steps.explain import explain
@@ -80,11 +81,14 @@ class Holdover:
     progress: Progress = _silent
     deep: bool = False
     """Look up every symbol when late loads are foreseen."""
+    ask_journal: bool = False
+    """Look there too for what processes said; that is to run a command."""
     rescued: dict[str, Rescued] = field(default_factory=dict, init=False)
     """Modules of replaced builds that were got back, by build-id."""
     proven: dict[str, str] | None = field(default=None, init=False)
     """What failed of each snapshot that was rehearsed; if not None, nothing else is delivered."""
     _late: LateLoads | None = field(default=None, init=False)
+    _stderr: Stderr | None = field(default=None, init=False)
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
@@ -154,9 +158,14 @@ class Holdover:
     ) -> Scan:
         self.progress("looking at processes")
         self._late = self._late or self._foresight()
-        foresee = self._late if late else None
+        self._stderr = self._stderr or Stderr(self.proc, journal=self.ask_journal)
         return scan(
-            *self._where, pids=pids, installed=installed, late=foresee, rescued=self.rescued
+            *self._where,
+            pids=pids,
+            installed=installed,
+            late=self._late if late else None,
+            stderr=self._stderr if late else None,
+            rescued=self.rescued,
         )
 
     def _holdings(self) -> tuple[Holding, ...]:
@@ -252,7 +261,8 @@ class Holdover:
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now, and whether that would load."""
         known = {process.executable_file: process.build}  # it is held open by the process
-        seen = scan(*self._where, pids=[process.id.pid], known=known, late=self._late)
+        pid, late, stderr = process.id.pid, self._late, self._stderr
+        seen = scan(*self._where, pids=[pid], known=known, late=late, stderr=stderr)
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:

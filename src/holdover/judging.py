@@ -8,8 +8,9 @@ from holdover.model import Delivery, Holding, Item, Module, Process, Purpose, St
 from holdover.search import directories as where
 from holdover.search import first_found
 
-__all__ = ["Judge", "LOOK_ALIKE", "failure_of"]
+__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "failure_of"]
 
+BAD_STATES = (State.AT_RISK, State.POISONED)
 LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
 
 
@@ -30,15 +31,26 @@ class Judge:
         if process.build.stamp is None:
             return Item(process, State.CURRENT, "its executable loads no modules")
         seen = self._delivered(process)
+        if process.poisoned_by:  # whatever it would find now
+            delivered = (seen[0], seen[1].snapshot.id) if seen else (None, "")
+            return Item(process, State.POISONED, _poisoned(process), *delivered)
         if seen is not None:
             delivery, holding = seen
             state, reason = _state_with(process, holding)
+            reason += self._unheard(process, state)
             return Item(process, state, reason, delivery, holding.snapshot.id)
         if any(directory.parent == self.views for directory in process.chosen[:1]):
             reason = f"it is pointed at {process.chosen[0]}, which the store does not know"
             return Item(process, State.AT_RISK, reason)
         state, reason = self._state_without(process)
-        return Item(process, state, reason)
+        return Item(process, state, reason + self._unheard(process, state))
+
+    def _unheard(self, process: Process, state: State) -> str:
+        """Why it may be poisoned all the same, if ever it could have met another build's files."""
+        met = process.replaced or self.replaced(process)
+        if state is State.PROTECTED or not (met and process.unheard):
+            return ""
+        return f"; whether a load failed already cannot be known: {process.unheard}"
 
     def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
         """The view that the process finds first; the environment comes before the directory."""
@@ -100,6 +112,13 @@ def failure_of(process: Process) -> str:
         return ""
     names = _first_few([late.name for late in failing])
     return f"{len(failing)} of its own modules would not load, {names}: {failing[0].problem}"
+
+
+def _poisoned(process: Process) -> str:
+    return (
+        f"it failed to load {process.poisoned_by}, and the next load of anything kills it: "
+        "attach nothing to it, migrate or restart it"
+    )
 
 
 def _doubt(process: Process) -> str:

@@ -176,6 +176,10 @@ class Process:
     """LD_LIBRARY_PATH, as it was when it started."""
     unforeseen: str = ""
     """Why its late loads cannot be foreseen; "" if they can."""
+    poisoned_by: str = field(default="", kw_only=True)
+    """The module that failed to load so that the next load kills it, as it said itself."""
+    unheard: str = field(default="", kw_only=True)
+    """Why it may have said so all the same; "" if it did not."""
     no_environment: str = ""
     """Why its environment cannot be written; "" if it can."""
     no_mount: str = ""

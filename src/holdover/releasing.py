@@ -24,7 +24,7 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
         item = items[0]
         if item.delivery is None:
             return Outcome(item.process, item.state, "nothing was delivered to it")
-        if not force:
+        if not force and item.state is not State.POISONED:  # nothing makes that any worse
             _check(holdover, item)
         program, view = holdover.program_of(item.process), holdover.holding(item.snapshot).view
         take_back(holdover.proc, item.process, program, item.delivery, view)

@@ -73,6 +73,8 @@ class Late:
     lab: Lab
     guests: dict[str, Guest] = field(default_factory=dict)
     twin: Guest | None = None
+    poisoned: Guest | None = None
+    """It failed one attach after the upgrade."""
     package_state: tuple[str, str] = ("", "")
     answer: Answer | None = None
     shown: str = ""
@@ -83,8 +85,9 @@ def late(base: Path, scratch: Path) -> Iterator[Late]:
     with Lab.stock(base, scratch) as lab:
         made = Late(lab)
         made.guests = {name: kind.start(lab.root, name) for name, kind in KINDS.items()}
-        made.twin = Guest.start(lab.root, "twin")
+        made.twin, made.poisoned = (Guest.start(lab.root, n) for n in ("twin", "poisoned"))
         lab.upgrade()
+        assert made.poisoned.probe("https disk") == REFUSED
         install_holdover(lab.root.root)
         before = lab.run("sh", "-c", PACKAGE_STATE).stdout
         made.answer = rescue(lab, "--all")
@@ -98,9 +101,17 @@ def late(base: Path, scratch: Path) -> Iterator[Late]:
 def test_guest_is_protected_and_loads_everything_twice(late: Late, kind: str) -> None:
     guest = late.guests[kind]
     assert late.answer is not None
-    assert late.answer.code == 0
     assert late.answer.of(guest)["state"] == late.lab.status(guest.pid)["state"] == "protected"
     assert tried(guest) == ALL_WORK, guest.log
+
+
+def test_guest_that_failed_an_attach_is_named_and_left_untouched(late: Late) -> None:
+    assert late.answer is not None
+    assert late.poisoned is not None
+    told = late.answer.of(late.poisoned)
+    assert (told["state"], told["delivery"], told["changed"]) == ("poisoned", None, False)
+    assert late.answer.code == 1
+    assert late.poisoned.probe("ssh disk") == DIED
 
 
 def test_twin_that_was_not_rescued_dies(late: Late) -> None:

@@ -231,6 +231,8 @@ def test_status_of_nothing_has_all_its_keys(holdover: Holdover) -> None:
         ({"covered_by": HELD.view_file}, "protected"),
         ({"chosen": (DECOYS.view,)}, "defused"),
         ({"build": build("bb", OTHER_STAMP)}, "at-risk"),
+        ({"poisoned_by": "block-curl", "chosen": (HELD.view,)}, "poisoned"),
+        ({"unheard": "its stderr is /dev/null"}, "current"),
         ({"unsupported": "it has changed its root directory"}, "unsupported"),
         ({"name": '\udcff"\x1b'}, "current"),
         ({"loaded": frozenset({"block-rbd", "block-gone"})}, "current"),

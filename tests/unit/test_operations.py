@@ -29,6 +29,7 @@ SPOKEN = (
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "store.py", "staging.py", "durable.py"),
     *("judging.py", "releasing.py", "manifests.py", "rescuing.py", "steps/holders.py"),
+    *("stderr.py", "complaints.py"),
     *("rehearsal.py", "run.py", "cli/hooks.py", "cli/unseen.py", "leaving.py", "cli/leaving.py"),
     *("cli/installation.py", "cli/reports.py", "cli/services.py", "cli/timer.py"),
 )

@@ -20,7 +20,7 @@ ANSWERS = {"loaded": "is loaded", "loads": "would load", "blocked": "would fail"
 
 def run_explain(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        holdover = make_holdover(read_config(options), progress=report, deep=True)
+        holdover = make_holdover(read_config(options), progress=report, deep=True, ask_journal=True)
         scan, items, explained = holdover.explain(options.pid)
     check_found([options.pid], [item.process.id.pid for item in items], scan.unreadable)
     wanted = _chosen(explained, options.name)

@@ -9,7 +9,7 @@ from holdover.cli.output import print_json, print_table, process_columns, progre
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
-from holdover.model import Capture, Item, Outcome, Plan, Result
+from holdover.model import Capture, Item, Outcome, Plan, Result, State
 from holdover.proving import carry_out_proven
 from holdover.releasing import release
 from holdover.steps.plan import Aim
@@ -28,7 +28,7 @@ def run_defuse(options: Namespace) -> int:
 def _carry_out(options: Namespace, aim: Aim) -> int:
     config = read_config(options)
     with progress(wanted=not options.json) as report:
-        holdover = make_holdover(config, progress=report)
+        holdover = make_holdover(config, progress=report, ask_journal=True)
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
         elif aim is Aim.PROTECT and options.rehearse:
@@ -58,7 +58,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> bool:
             for item in planned.items
         ]
         print_table(("PID", "NAME", "STATE", "WOULD BE", "REASON"), rows)
-    return any(item.problem for item in planned.items)
+    return any(item.problem or item.state is State.POISONED for item in planned.items)
 
 
 def _plan_json(planned: Plan) -> dict[str, object]:
@@ -112,7 +112,7 @@ def show_outcomes(result: Result, *, as_json: bool) -> bool:
     elif result.outcomes:
         rows = [_outcome_row(outcome) for outcome in result.outcomes]
         print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
-    return any(outcome.failed for outcome in result.outcomes)
+    return any(o.failed or o.state is State.POISONED for o in result.outcomes)
 
 
 def _result_json(result: Result) -> dict[str, object]:
@@ -148,7 +148,7 @@ def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
 
 def run_release(options: Namespace) -> int:
     config = read_config(options)
-    outcome = release(make_holdover(config), options.pid, force=options.force)
+    outcome = release(make_holdover(config, ask_journal=True), options.pid, force=options.force)
     tell(of_outcome(outcome), config)
     show_outcomes(Result((outcome,)), as_json=options.json)
     return 0

@@ -12,6 +12,7 @@ from holdover.cli.output import human_bytes, print_json, print_table, progress
 from holdover.cli.protect import outcome_json, show_outcomes
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
+from holdover.cli.status import BAD_STATES
 from holdover.cli.text import printable
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.config import Config
@@ -30,7 +31,7 @@ def run_rescue(options: Namespace) -> int:
         raise UsageError("whom to rescue?", hint="name processes, or say --all")
     config = read_config(options)
     with progress(wanted=not options.json) as report:
-        holdover = make_holdover(config, progress=report, deep=True)
+        holdover = make_holdover(config, progress=report, deep=True, ask_journal=True)
         sources = _sources(options, config)
         done = rescue(holdover, options.pid, sources, rehearse=not options.no_rehearsal)
         holdings = holdover.store.holdings()
@@ -41,7 +42,7 @@ def run_rescue(options: Namespace) -> int:
     else:
         _show(done, result, holdings, verbose=options.verbose)
     check_found(options.pid, list(done.outcomes), done.unreadable)
-    failed = any(outcome.failed for outcome in result.outcomes)
+    failed = any(o.failed or o.state in BAD_STATES for o in result.outcomes)
     return 1 if show_unreadable(done.unreadable) or failed or done.missing else 0
 
 

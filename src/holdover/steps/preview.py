@@ -16,6 +16,9 @@ from holdover.sight import Sight
 
 __all__ = ["preview"]
 
+_NOTHING_TO_LOSE = (State.PROTECTED, State.DEFUSED, State.POISONED)
+"""It finds its own, or nothing loads in it as it is."""
+
 
 def preview(
     item: Item,
@@ -70,9 +73,9 @@ def _size(path: Path) -> int:
 def _breaks(
     item: Item, late_loads: LateLoads, pending: PendingFiles, program: Program
 ) -> Iterator[tuple[str, str]]:
-    """What would no longer load if nothing were done; a protected process finds its own."""
+    """What would no longer load if nothing were done."""
     process = item.process
-    if item.state in (State.PROTECTED, State.DEFUSED) or not process.own:
+    if item.state in _NOTHING_TO_LOSE or not process.own:
         return
     try:
         sight = late_loads.after(late_loads.process(process.id.pid), pending)

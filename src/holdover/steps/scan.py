@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from holdover.builds import read_build, read_module_stamp
+from holdover.complaints import failed_load
 from holdover.covering import MountTables
 from holdover.environ import entry_values, find_half, read_environment, room_needed
 from holdover.errors import (
@@ -41,6 +42,7 @@ from holdover.model import (
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
+from holdover.stderr import Stderr
 from holdover.trust import distrust, distrust_file
 
 __all__ = ["scan"]
@@ -59,20 +61,21 @@ def scan(
     pids: Collection[int] = (),
     installed: bool = False,
     late: LateLoads | None = None,
+    stderr: Stderr | None = None,
     known: Mapping[FileId, Build] | None = None,
     rescued: Mapping[str, Rescued] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
-    Modules are looked at, and what loading them would do, if there is a `late` to foresee it.
-    Executables in `known` are not read again. `rescued` has modules that lie somewhere else, by the
-    build-id of who needs them.
+    Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
+    processes say about loads that failed, if there is a `stderr` to read it. `rescued` has modules
+    that lie somewhere else, by build-id. Executables in `known` are not read again.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
-    look = _Look(proc, programs, deliveries, views, late, builds=dict(known or {}))
+    look = _Look(proc, programs, deliveries, views, late, stderr, builds=dict(known or {}))
     everyone = proc.pids()
     for pid in set(pids) & set(everyone) if pids else everyone:  # /proc also answers for threads
         look.at(pid)
@@ -101,6 +104,7 @@ class _Look:
     views: Path
     late: LateLoads | None
     """Keeps the time that is spent on each user."""
+    stderr: Stderr | None
     processes: list[Process] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     foreign: int = 0
@@ -205,6 +209,7 @@ class _Look:
             return process
         pid = process.id.pid
         chosen, no_environment = self._environment(pid, program)
+        poisoned_by, unheard = self._complaint(process, program)
         return replace(
             process,
             chosen=chosen or (),
@@ -214,7 +219,22 @@ class _Look:
             mounted=self._mounted(pid, process.build),
             loaded=frozenset(self._loaded(pid, program)),
             no_mount=self._no_mount(process, no_environment),
+            poisoned_by=poisoned_by,
+            unheard=unheard,
         )
+
+    def _complaint(self, process: Process, program: Program) -> tuple[str, str]:
+        """What it says about a load that failed for good, and why that cannot be told; or ""."""
+        poison = program.poison
+        if self.stderr is None or poison is None or not poison.concerns(process.build.version):
+            return "", ""
+        try:
+            said = self.stderr.of(process.id.pid, process.name, program.logs)
+        except HoldoverError as error:
+            return "", error.message
+        except OSError as error:
+            return "", f"its stderr cannot be read: {error.strerror}"
+        return failed_load(said, poison)
 
     def _command_line(self, pid: int) -> bytes:
         return b"\0" + self.proc.read(pid, "cmdline").encode("utf-8", "surrogateescape")
