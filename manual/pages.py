@@ -37,6 +37,8 @@ KINDS: dict[Callable[[object], Any], str] = {
     kinds.parse_switch: "switch",
     kinds.parse_path: "path",
     kinds.parse_words: "list",
+    kinds.parse_address: "address",
+    kinds.parse_addresses: "addresses",
 }
 
 

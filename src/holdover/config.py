@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from holdover.kinds import (
+    parse_address,
+    parse_addresses,
     parse_bytes,
     parse_path,
     parse_seconds,
@@ -123,6 +125,22 @@ class Config:
     timer_protect: bool = _setting(
         *("timer.protect", parse_switch, True),
         "protect new processes from the timer too, not only before a transaction",
+    )
+    rescue_network: bool = _setting(
+        *("rescue.network", parse_switch, True),
+        "let `holdover rescue` download packages of builds that were replaced",
+    )
+    rescue_releases: tuple[str, ...] = _setting(
+        *("rescue.releases", parse_words, ()),
+        "codenames of releases to look in, besides the installed one; none: those that are known",
+    )
+    rescue_snapshot_archive: str = _setting(
+        *("rescue.snapshot_archive", parse_address, ""),
+        "address of the distribution's snapshot archive, which has what was superseded",
+    )
+    rescue_debuginfod: tuple[str, ...] = _setting(
+        *("rescue.debuginfod", parse_addresses, ()),
+        "addresses of debuginfod servers to ask at last; they vouch for nothing but a build-id",
     )
     libvirt_protect: bool = _setting(
         "libvirt.protect", parse_switch, True, "protect a guest as libvirt starts it"

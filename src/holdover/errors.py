@@ -116,11 +116,22 @@ class CommandError(HoldoverError):
 
 
 class MissingError(HoldoverError):
-    """`files` are `packages.fetch.PackageFile`s: the exact list, for another machine to fetch."""
+    """`files` are `packages.fetch.PackageFile`s: the exact list, for another machine to fetch.
 
-    def __init__(self, message: str, *, hint: str = "", files: tuple[Any, ...] = ()) -> None:
+    `notes` say what was there and refused.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        files: tuple[Any, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, hint=hint)
         self.files = files
+        self.notes = notes
 
 
 class BudgetError(Exception):

@@ -11,6 +11,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from holdover.answers import Explanation, Preview
+from holdover.delivering import point, seen_at
 from holdover.errors import (
     DamagedError,
     HoldoverError,
@@ -23,15 +25,14 @@ from holdover.lateloads import PATIENCE, LateLoads
 from holdover.model import (
     Capture,
     Delivery,
-    Explanation,
     Holding,
     Item,
     Lease,
     Outcome,
     Plan,
-    Preview,
     Process,
     ProcessId,
+    Rescued,
     Result,
     Scan,
     State,
@@ -41,9 +42,9 @@ from holdover.pending import PendingFiles
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
+from holdover.stderr import Stderr
 from holdover.steps.capture import capture
 from holdover.steps.collect import Collected, collect
-from holdover.steps.deliver import environment, mount
 from holdover.steps.explain import explain
 from holdover.steps.plan import Aim, Touches, always, files_of, plan, without, without_programs
 from holdover.steps.preview import preview
@@ -80,9 +81,14 @@ class Holdover:
     progress: Progress = _silent
     deep: bool = False
     """Look up every symbol when late loads are foreseen."""
+    ask_journal: bool = False
+    """Look there too for what processes said; that is to run a command."""
+    rescued: dict[str, Rescued] = field(default_factory=dict, init=False)
+    """Modules of replaced builds that were got back, by build-id."""
     proven: dict[str, str] | None = field(default=None, init=False)
     """What failed of each snapshot that was rehearsed; if not None, nothing else is delivered."""
     _late: LateLoads | None = field(default=None, init=False)
+    _stderr: Stderr | None = field(default=None, init=False)
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
@@ -152,8 +158,15 @@ class Holdover:
     ) -> Scan:
         self.progress("looking at processes")
         self._late = self._late or self._foresight()
-        foresee = self._late if late else None
-        return scan(*self._where, pids=pids, installed=installed, late=foresee)
+        self._stderr = self._stderr or Stderr(self.proc, journal=self.ask_journal)
+        return scan(
+            *self._where,
+            pids=pids,
+            installed=installed,
+            late=self._late if late else None,
+            stderr=self._stderr if late else None,
+            rescued=self.rescued,
+        )
 
     def _holdings(self) -> tuple[Holding, ...]:
         return self.store.holdings() if self._known is None else self._known
@@ -170,7 +183,8 @@ class Holdover:
         if item.state not in (State.PROTECTED, State.DEFUSED) or item.delivery is None:
             return item
         holding = _holding(holdings, item.snapshot)
-        problem = verify(self.proc, item.process, holding, _seen_at(item, holding))
+        where = seen_at(item.process, item.delivery, holding.view)
+        problem = verify(self.proc, item.process, holding, where)
         return replace(item, state=State.AT_RISK, reason=problem) if problem else item
 
     @contextmanager
@@ -231,7 +245,7 @@ class Holdover:
         lease = self.lease(process.id, holding.snapshot.id, process.name, str(delivery))
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
         try:
-            self._point(process, delivery, holding)
+            point(self.proc, process, self.program_of(process), delivery, holding.view)
         except (HoldoverError, OSError):
             if self._look_again(process).snapshot != lease.snapshot:
                 self.store.drop_lease(lease)
@@ -247,7 +261,8 @@ class Holdover:
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now, and whether that would load."""
         known = {process.executable_file: process.build}  # it is held open by the process
-        seen = scan(*self._where, pids=[process.id.pid], known=known, late=self._late)
+        pid, late, stderr = process.id.pid, self._late, self._stderr
+        seen = scan(*self._where, pids=[pid], known=known, late=late, stderr=stderr)
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:
@@ -292,13 +307,6 @@ class Holdover:
             if hidden:
                 raise RefusedError(f"process {process.id.pid}: {hidden}")
 
-    def _point(self, process: Process, delivery: Delivery, holding: Holding) -> None:
-        if delivery is Delivery.ENVIRONMENT:
-            variable = self.program_of(process).variable
-            environment.deliver(self.proc, process, variable, holding.view)
-        else:
-            mount.deliver(self.proc, process, holding.view)
-
     def _hold_for(self, transaction: ProcessId, wanted: Capture) -> str:
         """One that starts while files are replaced has the old build and meets the new files."""
         try:
@@ -308,49 +316,6 @@ class Holdover:
         return ""
 
     # -- letting go ----------------------------------------------------------------------------
-
-    def release(self, pid: int, *, force: bool = False) -> Outcome:
-        """Take a delivery back.
-
-        Raises `RefusedError` if the process would then find files of another build, unless forced.
-        """
-        with self.writing():
-            items = self.status([pid])[1]
-            if not items:
-                raise self.unknown(pid)
-            item = items[0]
-            if item.delivery is None:
-                return Outcome(item.process, item.state, "nothing was delivered to it")
-            if not force:
-                self._check_release(item)
-            self._take_back(item)
-            self.drop_leases(item.process.id)
-            self.store.released.add(item.process.id)
-            after = self.status([pid])[1]
-            if not after:
-                raise VanishedError(f"process {pid} ended")
-            return Outcome(after[0].process, after[0].state, after[0].reason, changed=True)
-
-    def _check_release(self, item: Item) -> None:
-        views = self.store.views
-        chosen = tuple(d for d in item.process.chosen if d.parent != views)
-        own = item.process.own  # without the view it would find what lies on disk
-        bare = replace(item.process, chosen=chosen, covered_by=None, late=own)
-        seen = self._scan([item.process.id.pid])
-        seen = replace(seen, processes=(bare,))
-        without = plan(seen, (), self.deliveries, views, Aim.LOOK).items[0]
-        if without.state is not State.CURRENT:
-            raise RefusedError(
-                f"process {bare.id.pid} still needs it: {without.reason}",
-                hint="a late load may kill it afterwards; to do it all the same: --force",
-            )
-
-    def _take_back(self, item: Item) -> None:
-        if item.delivery is Delivery.ENVIRONMENT:
-            environment.release(self.proc, item.process, self.program_of(item.process).variable)
-        else:
-            holding = _holding(self.store.holdings(), item.snapshot)
-            mount.release(self.proc, item.process, holding.view)
 
     def collect(self, *, dry_run: bool = False, transaction: ProcessId | None = None) -> Collected:
         """Remove what nobody needs; the leases of `transaction` end here."""
@@ -391,10 +356,3 @@ def _holding(holdings: tuple[Holding, ...], snapshot: str) -> Holding:
     if found is None:
         raise DamagedError(f"snapshot {snapshot} is not in the store")
     return found
-
-
-def _seen_at(item: Item, holding: Holding) -> Path:
-    """Where the process finds its view."""
-    if item.delivery is Delivery.MOUNT:
-        return item.process.build.directories[0]
-    return holding.view

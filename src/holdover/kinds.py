@@ -16,12 +16,15 @@ __all__ = [
     "parse_switch",
     "parse_path",
     "parse_words",
+    "parse_address",
+    "parse_addresses",
     "show",
 ]
 
 _UNITS_OF_TIME = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _UNITS_OF_SIZE = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MEASURE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)", re.ASCII)
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9._~:/?#@!$&()*+,;=%\[\]-]{1,1000}", re.ASCII)
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _LEAST_SECONDS = 0.01  # an interval timer takes less for "never"
 _MAX_SECONDS = 100 * 365 * 86400
@@ -80,6 +83,18 @@ def parse_words(value: object) -> tuple[str, ...]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError('a list of words is expected, like ["one", "two"]')
     return tuple(word for word in words if word)
+
+
+def parse_address(value: object) -> str:
+    """Of a server; "" for none."""
+    if value == "" or (isinstance(value, str) and _ADDRESS.fullmatch(value)):
+        return str(value)
+    raise ValueError("an address is expected, like https://example.org/path")
+
+
+def parse_addresses(value: object) -> tuple[str, ...]:
+    """A list of addresses, or a text with commas or blanks between them."""
+    return tuple(parse_address(word) for word in parse_words(value))
 
 
 def show(value: object) -> str:

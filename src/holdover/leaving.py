@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from holdover.errors import HoldoverError, VanishedError
 from holdover.flow import Holdover
 from holdover.model import Holding, Process, ProcessId, Scan
+from holdover.releasing import release
 
 __all__ = ["leave", "Departure", "Kept", "Left"]
 
@@ -87,7 +88,7 @@ def leave(
 def _release(holdover: Holdover, process: Process) -> str:
     """Why the process has to stay as it is, or "" if it was released."""
     try:
-        holdover.release(process.id.pid)
+        release(holdover, process.id.pid)
         holdover.store.released.forget(process.id)  # one that comes back may protect it again
     except VanishedError:
         raise

@@ -172,6 +172,10 @@ class Libraries:
                 found.setdefault(library.soname or library.path.name, library)
         return found
 
+    def is_same(self, one: Library, other: Library) -> bool:
+        """Whether who has the one has the other."""
+        return one.file == other.file
+
     def open(self, library: Library) -> BinaryIO:
         """The very file; raises `UnreadableError` if it is gone."""
         for path in filter(None, (library.path, self._sources.get(library.file))):
@@ -190,7 +194,7 @@ class Libraries:
         return self._symbols[library.file]
 
     @cached_property
-    def _configured(self) -> tuple[Path, ...]:
+    def configured(self) -> tuple[Path, ...]:
         """Directories that ldconfig looks into."""
         found: list[str] = []
         main = self.cache.with_name("ld.so.conf")
@@ -209,7 +213,7 @@ class Libraries:
 
     def unlisted(self, name: str) -> Path | None:
         """A directory where the library lies, and only the cache does not know it yet."""
-        return next((at for at in self._configured if self.library(at / name)), None)
+        return next((at for at in self.configured if self.library(at / name)), None)
 
     @cached_property
     def system(self) -> System:

@@ -3,7 +3,7 @@
 
 Constants are named as in <linux/mount.h>, <sched.h> and <fcntl.h>; every failure is an `OSError`
 that names the call. Source: open_tree(2), move_mount(2), mount_setattr(2), setns(2), umount2(2),
-ioctl_ficlone(2).
+ioctl_ficlone(2), statx(2).
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import os
 import struct
 
 __all__ = ["clone_directory", "attach", "enter_mount_namespace", "unmount", "reflink", "mount_id"]
+__all__ += ["birth"]
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -27,6 +28,9 @@ CLONE_NEWNS = 0x00020000
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 FICLONE = 0x40049409
+STATX_BTIME = 0x00000800
+STATX_SIZE = 256  # of struct statx
+STATX_BTIME_AT = 80  # its stx_btime
 # numbers of calls since 5.1 are the same on every architecture
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
 
@@ -90,3 +94,12 @@ def mount_id(descriptor: int) -> int:
     with open(f"/proc/self/fdinfo/{descriptor}") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
     return int(fields["mnt_id"])
+
+
+def birth(descriptor: int) -> float | None:
+    """When the open file was made, in seconds of the epoch; None if its file system forgets."""
+    found = ctypes.create_string_buffer(STATX_SIZE)
+    _check("statx", _libc().statx(descriptor, b"", AT_EMPTY_PATH, STATX_BTIME, found))
+    (known,) = struct.unpack_from("=I", found)
+    seconds, nanoseconds = struct.unpack_from("=qI", found, STATX_BTIME_AT)
+    return float(seconds + nanoseconds / 1e9) if known & STATX_BTIME else None

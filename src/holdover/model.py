@@ -5,6 +5,7 @@ A process is (pid, start time), a file is (device, inode), a build is an ELF bui
 program's own stamp: identity is never a name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,8 +17,7 @@ __all__ = [
     "Module",
     "Needed",
     "LateLoad",
-    "Step",
-    "Explanation",
+    "Rescued",
     "Process",
     "Scan",
     "Installed",
@@ -32,7 +32,6 @@ __all__ = [
     "Capture",
     "Item",
     "Plan",
-    "Preview",
     "Outcome",
     "Result",
 ]
@@ -86,6 +85,8 @@ class Needed:
     path: Path
     size: int
     mtime_ns: int
+    origin: str = ""
+    """Where it was got from, if it does not belong to this system any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +106,21 @@ class LateLoad:
     what libc would open by name."""
     unheld: tuple[tuple[str, str], ...] = ()
     """What it needs and must not be held, each with the reason."""
+    origin: str = ""
+    """As in `Needed`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """Where the linker finds one library; `why` says through what."""
+class Rescued:
+    """Modules of a build that was replaced, got back from somewhere."""
 
-    name: str
-    path: Path
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What a late load of one module would do, and how."""
-
-    name: str
-    state: str
-    """As in `Prospect`: loaded, loads or blocked."""
-    reason: str
-    other: bool
-    path: Path | None = None
-    """The file that is found first; None if there is none."""
-    steps: tuple[Step, ...] = ()
-    by_name: tuple[tuple[str, str], ...] = ()
-    """(library, who opens it by name): it is not held. "" stands for names that are made up."""
+    modules: tuple[Module, ...]
+    root: Path | None = None
+    """Below it lies the system that they belong to, if this one's libraries do not serve them."""
+    origins: Mapping[Path, str] = field(default_factory=dict)
+    """Where each file was got from, in an operator's words."""
+    whole: bool = True
+    """Whether that is all that the packages of the build have."""
 
 
 class State(StrEnum):
@@ -178,11 +169,17 @@ class Process:
     late: tuple[LateLoad, ...] = ()
     """What it would find first for each name: in its view, or on disk."""
     own: tuple[LateLoad, ...] = ()
-    """Modules of its build that lie on disk."""
+    """Modules of its build that lie on disk, or were got back."""
+    whole: bool = field(default=False, kw_only=True)
+    """They were got back, and the packages of its build have no more."""
     library_path: str = ""
     """LD_LIBRARY_PATH, as it was when it started."""
     unforeseen: str = ""
     """Why its late loads cannot be foreseen; "" if they can."""
+    poisoned_by: str = field(default="", kw_only=True)
+    """The module that failed to load so that the next load kills it, as it said itself."""
+    unheard: str = field(default="", kw_only=True)
+    """Why it may have said so all the same; "" if it did not."""
     no_environment: str = ""
     """Why its environment cannot be written; "" if it can."""
     no_mount: str = ""
@@ -233,7 +230,11 @@ class HeldFile:
     mtime_ns: int
     sha256: str
     how: str
-    """link, reflink, copy or rewritten: the last two cost bytes."""
+    """link, reflink, copy, rewritten or rescued: the last three cost bytes."""
+
+
+COSTLY = ("copy", "rewritten", "rescued")
+"""Ways to hold a file that write its bytes."""
 
 
 class Purpose(StrEnum):
@@ -271,7 +272,7 @@ class Snapshot:
     @property
     def bytes_written(self) -> int:
         """The rest are links, or share their blocks."""
-        return sum(file.size for file in self.files if file.how in ("copy", "rewritten"))
+        return sum(file.size for file in self.files if file.how in COSTLY)
 
     @property
     def modules(self) -> frozenset[str]:
@@ -346,23 +347,6 @@ class Plan:
     unreadable: tuple[Unreadable, ...] = ()
     problems: tuple[str, ...] = ()
     """Why an installed build that is about to be replaced cannot be held."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """What a pending change of packages would mean for one process."""
-
-    item: Item
-    """What would be done for it before the change."""
-    breaks: tuple[tuple[str, str], ...]
-    """Modules that it could no longer load without that, each with the reason."""
-    modules: int = 0
-    libraries: int = 0
-    """How many would be held for it."""
-    bytes_held: int = 0
-    """Size of what would be kept on disk once the packages have replaced it."""
-    bytes_written: int = 0
-    """Size of what would be written now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from holdover.rehearsal import Rehearsal
 from holdover.steps.plan import Aim
 from holdover.steps.rehearse import rehearse
 
-__all__ = ["prove", "protect_proven"]
+__all__ = ["prove", "carry_out_proven"]
 
 Chosen = list[tuple[Process, Holding]]
 
@@ -28,21 +28,21 @@ def prove(holdover: Holdover, pid: int) -> Rehearsal:
     `ProcessError` if it is no known program, `RefusedError` if there is nothing to rehearse, and
     what `steps.rehearse` raises.
     """
-    with _borrowed(holdover, [pid], _held_for) as chosen:
+    with _borrowed(holdover, Aim.PROTECT, [pid], _held_for) as chosen:
         if not chosen:
             raise holdover.unknown(pid)
         return _rehearse(holdover, *chosen[0])
 
 
-def protect_proven(holdover: Holdover, pids: Collection[int] = ()) -> Result:
-    """Protect, but deliver only snapshots of which no module fails in a stand-in."""
-    with _borrowed(holdover, pids, _deliverable) as chosen:
+def carry_out_proven(holdover: Holdover, aim: Aim, pids: Collection[int] = ()) -> Result:
+    """As `carry_out`, but deliver only snapshots of which no module fails in a stand-in."""
+    with _borrowed(holdover, aim, pids, _deliverable) as chosen:
         holdover.proven = {}
         for process, holding in chosen:
             if holding.snapshot.id not in holdover.proven:
                 holdover.proven[holding.snapshot.id] = _failure(holdover, process, holding)
         try:
-            return holdover.carry_out(Aim.PROTECT, pids)
+            return holdover.carry_out(aim, pids)
         finally:
             holdover.proven = None
 
@@ -67,6 +67,7 @@ def _rehearse(holdover: Holdover, process: Process, holding: Holding) -> Rehears
 @contextmanager
 def _borrowed(
     holdover: Holdover,
+    aim: Aim,
     pids: Collection[int],
     choose: Callable[[Holdover, Item], Holding | None],
 ) -> Iterator[Chosen]:
@@ -79,7 +80,7 @@ def _borrowed(
     chosen: Chosen = []
     try:
         with holdover.writing():
-            for item in holdover.plan(Aim.PROTECT, pids).items:
+            for item in holdover.plan(aim, pids).items:
                 if holding := choose(holdover, item):
                     chosen.append((item.process, holding))
                     lease = holdover.lease(own, holding.snapshot.id, "rehearsal")

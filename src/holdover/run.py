@@ -15,7 +15,9 @@ from typing import IO
 
 from holdover.errors import CommandError
 
-__all__ = ["run", "reading", "watch", "Watched", "background", "ENVIRONMENT"]
+__all__ = ["run", "Done", "reading", "watch", "Watched", "background", "ENVIRONMENT"]
+
+Done = subprocess.CompletedProcess[str]
 
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -30,7 +32,7 @@ def run(
     check: bool = True,
     text: str | None = None,
     timeout: float | None = None,
-) -> subprocess.CompletedProcess[str]:
+) -> Done:
     """Run a command to its end; `text` goes to its stdin, `timeout` is in seconds.
 
     Raises `CommandError` if it cannot be started, fails (with `check`), or takes too long.

@@ -54,6 +54,8 @@ def prospects(
 def _prospect(name: str, item: Item, found: Module | None, held: frozenset[str] | None) -> Prospect:
     if name in item.process.loaded:
         return Prospect(name, "loaded")
+    if item.state is State.POISONED:
+        return Prospect(name, "blocked", "another load failed already: this one kills it")
     problem = next((late.problem for late in item.process.late if late.name == name), "")
     doubt = item.process.unforeseen and f"what it needs cannot be told: {item.process.unforeseen}"
     if held is not None and item.state in (State.PROTECTED, State.DEFUSED):

@@ -31,8 +31,10 @@ class Staging:
     room: float = math.inf
     """How many bytes may still be written; links cost none."""
 
-    def hold(self, name: str, origin: Path) -> HeldFile:
+    def hold(self, name: str, origin: Path, rescued: str = "") -> HeldFile:
         """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
+
+        `rescued` says where it was got from, if it lies here for our sake only.
 
         Raises `StoreError`, also for a set-id file or one with capabilities (a link would keep its
         holes reachable) and for one that somebody but root can write (it would get into everybody's
@@ -43,10 +45,13 @@ class Staging:
             _check_holdable(origin, origin.lstat())
             how = _hold(origin, target, self._take)
             _check_holdable(target, target.lstat())  # it may have been replaced meanwhile
-            return _describe(name, origin, target, how)
+            if rescued and how != "copy":
+                how = "rescued"
+                self._take(target.lstat().st_size)
+            return _describe(name, rescued or str(origin), target, how)
 
     def hold_changed(
-        self, name: str, origin: Path, change: Callable[[BinaryIO], bytes]
+        self, name: str, origin: Path, change: Callable[[BinaryIO], bytes], rescued: str = ""
     ) -> HeldFile:
         """Hold what `change` makes of a file, with its group, times, mode, extended attributes and
         labels.
@@ -64,7 +69,7 @@ class Staging:
                 copy.write(content)
             _copy_attributes(origin, target)
             _check_holdable(target, target.lstat())  # it may have been replaced meanwhile
-            return _describe(name, origin, target, "rewritten")
+            return _describe(name, rescued or str(origin), target, "rewritten")
 
     def _take(self, size: int) -> None:
         if size > self.room:
@@ -97,9 +102,9 @@ class Staging:
                     path.hardlink_to(first)
 
 
-def _describe(name: str, origin: Path, target: Path, how: str) -> HeldFile:
+def _describe(name: str, origin: str, target: Path, how: str) -> HeldFile:
     found = target.lstat()
-    return HeldFile(name, str(origin), found.st_size, found.st_mtime_ns, file_digest(target), how)
+    return HeldFile(name, origin, found.st_size, found.st_mtime_ns, file_digest(target), how)
 
 
 def _check_holdable(path: Path, found: os.stat_result) -> None:

@@ -6,7 +6,8 @@
     │   ├── <module>.so                 the module, rewritten to find its closure in lib
     │   ├── lib/<soname>                a hard link to a library of the closure
     │   └── <name>.so                   decoys: one empty file under many names
-    └── staging/<random>/               a view that is being made
+    ├── staging/<random>/               a view that is being made
+    └── rescue/<random>/                packages of a build that is being rescued; locked meanwhile
     /var/lib/holdover/
     ├── snapshot/<id>.json              the manifest; its rename is the commit point
     ├── rehearsal/<id>.json             what did not load when it was last tried
@@ -34,11 +35,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import BusyError, DamagedError, UntrustedError
-from holdover.model import FileId, HeldFile, Holding, Lease, ProcessId, Purpose, Snapshot
+from holdover.manifests import (
+    RECORD,
+    SCHEMA,
+    parse_lease,
+    parse_manifest,
+    parse_record,
+    unknown_snapshot,
+)
+from holdover.model import FileId, Holding, Lease, Snapshot
 from holdover.pins import Pins
 from holdover.released import Released
 from holdover.staging import Staging, file_digest
@@ -46,8 +55,6 @@ from holdover.trust import distrust
 
 __all__ = ["Store"]
 
-SCHEMA = "holdover.snapshot/1"
-RECORD = "holdover.rehearsal-record/1"
 _LOCK_POLL = 0.02  # seconds
 T = TypeVar("T")
 
@@ -69,6 +76,10 @@ class Store:
     @property
     def _staging(self) -> Path:
         return self.objects / "staging"
+
+    @property
+    def _rescues(self) -> Path:
+        return self.objects / "rescue"
 
     @property
     def _manifests(self) -> Path:
@@ -113,7 +124,7 @@ class Store:
     @property
     def _directories(self) -> tuple[Path, ...]:
         kept = (self._manifests, self._rehearsals, self.pins.directory)
-        return self.views, self._staging, *kept, self._leases
+        return self.views, self._staging, self._rescues, *kept, self._leases
 
     def _check_trust(self) -> None:
         """Whoever can write here could put code into every guest."""
@@ -133,9 +144,9 @@ class Store:
     def _sweep(self) -> None:
         """Remove what has no manifest: the writer that made it was killed."""
         with store_errors("clean the store"):
-            for left in self._staging.iterdir():
+            for left in (*self._staging.iterdir(), *filter(_is_left, self._rescues.iterdir())):
                 _remove(left)
-            for directory in self._directories[2:]:
+            for directory in self._directories[3:]:
                 for half_written in directory.glob(".*.new"):
                     half_written.unlink()
             needed = {path.stem for path in self._manifests.glob("*.json")}
@@ -159,6 +170,23 @@ class Store:
         finally:
             # what cannot be removed now goes with the next sweep, and must not hide the error
             shutil.rmtree(directory, ignore_errors=True)
+
+    @contextmanager
+    def rescuing(self, timeout: float) -> Iterator[Path]:
+        """A directory for what is got back, of which files can be held by links. It vanishes.
+
+        Raises as `writing`; the caller is not the writer then, as downloads take their time.
+        """
+        with self.writing(timeout), store_errors("prepare a rescue"):
+            directory = Path(tempfile.mkdtemp(dir=self._rescues))
+            directory.chmod(0o755)
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
 
     def _room(self) -> float:
         if not self.budget:
@@ -230,7 +258,7 @@ class Store:
     def leases(self) -> tuple[Lease, ...]:
         """All leases, of the living and the dead."""
         with store_errors("read the leases"):
-            return tuple(_read_all(_parse_lease, self._leases, "[0-9]*-[0-9]*-*"))
+            return tuple(_read_all(parse_lease, self._leases, "[0-9]*-[0-9]*-*"))
 
     def lease_age(self, lease: Lease) -> float:
         """Seconds since it was written; 0 if it is gone, or the clock was set back since."""
@@ -257,14 +285,14 @@ class Store:
     def _holding(self, manifest: Path) -> Holding:
         view = self.views / manifest.stem
         try:
-            snapshot = _parse_manifest(manifest)
+            snapshot = parse_manifest(manifest)
         except DamagedError as error:
-            return Holding(_unknown_snapshot(manifest.stem), view, None, error.message)
+            return Holding(unknown_snapshot(manifest.stem), view, None, error.message)
         try:
             found = view.stat()
         except FileNotFoundError:
             return Holding(snapshot, view, None, "its view is gone")
-        failure = _parse_record(self._rehearsals / manifest.name)
+        failure = parse_record(self._rehearsals / manifest.name)
         identity = FileId(found.st_dev, found.st_ino)
         return Holding(snapshot, view, identity, _quick_damage(snapshot, view), failure)
 
@@ -313,6 +341,18 @@ def _quick_damage(snapshot: Snapshot, view: Path) -> str:
     return ""
 
 
+def _is_left(directory: Path) -> bool:
+    """Whether nobody works in it any more."""
+    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
 def _take(lock: int, deadline: float) -> None:
     while True:
         try:
@@ -335,59 +375,7 @@ def _read_all(read: Callable[[Path], T], directory: Path, pattern: str) -> list[
     return found
 
 
-def _parse_manifest(path: Path) -> Snapshot:
-    data = _read_json(path)
-    try:
-        if data.pop("schema") != SCHEMA:
-            raise DamagedError(f"{path} was written by another version of holdover")
-        files = tuple(HeldFile(**entry) for entry in data.pop("files"))
-        purpose = Purpose(data.pop("purpose"))
-        unheld = tuple((str(name), str(reason)) for name, reason in data.pop("unheld", ()))
-        decoys = tuple(data.pop("decoys"))
-        return Snapshot(purpose=purpose, files=files, decoys=decoys, unheld=unheld, **data)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path} is no manifest: {error!r}") from error
-
-
-def _parse_record(path: Path) -> str:
-    """What did not load when it was last tried; a record that cannot be read is no good news."""
-    try:
-        data = _read_json(path)
-        return str(data["failure"]) if data["schema"] == RECORD else "it was of another version"
-    except FileNotFoundError:
-        return ""
-    except (DamagedError, KeyError):
-        return "its record cannot be read"
-
-
-def _unknown_snapshot(snapshot_id: str) -> Snapshot:
-    """What a manifest stands for that cannot be read: kept, and delivered to nobody."""
-    return Snapshot(snapshot_id, Purpose.HOLD, "", "", "", "", "", (), ())
-
-
-def _parse_lease(path: Path) -> Lease:
-    """What counts is in the name; a lease whose content is damaged is one all the same."""
-    pid, start_time, snapshot = path.name.split("-", 2)
-    process = ProcessId(int(pid), int(start_time))
-    try:
-        data = _read_json(path)
-        world = str(data.get("boot", "")), str(data.get("namespaces", ""))
-        return Lease(process, snapshot, str(data["name"]), str(data["delivery"]), *world)
-    except (DamagedError, KeyError):
-        return Lease(process, snapshot, "", "")
-
-
 def _remove(path: Path) -> None:
     """A directory with all that is in it; anything else is not ours, and stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} cannot be parsed: {error}") from error
-    if not isinstance(data, dict):
-        raise DamagedError(f"{path} cannot be parsed: not an object")
-    return data

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest of libvirt, confined as libvirt confines it, in a system that was really booted."""
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab import BootedLab
@@ -10,6 +13,25 @@ from lab.image import IMAGE
 from holdover.demo.root import install_holdover
 
 pytestmark = pytest.mark.e2e
+
+HTTPS = {"node-name": "x", "driver": "https", "url": "https://127.0.0.1:1/x"}
+LATE_LOAD = json.dumps({"execute": "blockdev-add", "arguments": HTTPS})
+
+
+def state_of(booted: BootedLab, pid: int) -> dict[str, Any]:
+    done = booted.run("holdover", "status", "--json", str(pid), check=False)
+    (process,) = json.loads(done.stdout)["processes"]
+    found: dict[str, Any] = process
+    return found
+
+
+def poisoned_by(booted: BootedLab, pid: int) -> str | None:
+    """Who keeps the log may be a moment behind."""
+    deadline = time.monotonic() + 30
+    while (seen := state_of(booted, pid))["state"] != "poisoned" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    module: str | None = seen["poisoned_by"]
+    return module
 
 
 @pytest.mark.parametrize("delivery", ["environment", "mount"])
@@ -42,13 +64,30 @@ def test_network_disk_is_attached_and_read_after_the_upgrade(
         assert booted.domain_state(name).startswith("running")
 
 
-def test_unprotected_twin_crashes(booted: BootedLab) -> None:
-    booted.define_guest("twin")
+def test_unprotected_twin_is_seen_to_be_poisoned_and_crashes(booted: BootedLab) -> None:
+    """By the log that virtlogd keeps of it, or by the journal where a service started it."""
+    install_holdover(booted.root)
+    for name in ("twin", "calm"):
+        booted.define_guest(name)
+    service = booted.start_service("service")
     booted.upgrade_qemu()
+    assert not state_of(booted, service)["reason"].endswith("not asked now")
+
     first = booted.attach_http_disk("twin", "vdb")
     assert "Unknown driver 'http'" in first.stderr
+    assert "Unknown driver 'https'" in booted.ask_service("service", LATE_LOAD)
+
+    for pid in (booted.guest_pid("twin"), service):
+        assert poisoned_by(booted, pid) == "block-curl"
+    seen = state_of(booted, booted.guest_pid("calm"))
+    assert (seen["state"], seen["unheard"]) == ("at-risk", None)
+    assert "failed" not in seen["reason"]
+
     assert booted.attach_http_disk("twin", "vdb").returncode != 0
     assert booted.domain_state_after("running", "twin") == "shut off (crashed)"
+    booted.run("virsh", "start", "twin")  # with the log of the one that died
+    seen = state_of(booted, booted.guest_pid("twin"))
+    assert (seen["state"], seen["unheard"]) == ("current", None)
 
 
 def test_lab_runs_the_newest_of_two_builds(booted: BootedLab) -> None:

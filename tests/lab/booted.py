@@ -287,6 +287,26 @@ class BootedLab:
         """The state with its reason, e.g. "running (booted)" or "shut off (crashed)"."""
         return self.run("virsh", "domstate", "--reason", name).stdout.strip()
 
+    def start_service(self, name: str) -> int:
+        """A guest that the service manager starts: what it says goes to the journal."""
+        machine = ("-machine", "q35,accel=tcg", "-nodefaults", "-display", "none", "-S")
+        monitor = ("-qmp", f"unix:/run/{name}.sock,server=on,wait=off")
+        unit = ("systemd-run", "--quiet", f"--unit={name}")
+        self.run(*unit, "/usr/bin/qemu-system-x86_64", *machine, *monitor)
+        socket = self.root / f"run/{name}.sock"
+        self._wait_for("the monitor", lambda: socket.exists() or None)
+        return int(self.run("systemctl", "show", "--property=MainPID", "--value", name).stdout)
+
+    def ask_service(self, name: str, command: str) -> str:
+        """What its monitor answers to one QMP command."""
+        asks = (
+            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+            "f = s.makefile('rw'); f.readline();"
+            "[print(f.write(c) and f.flush() or f.readline()) for c in sys.argv[2:]]"
+        )
+        commands = ('{"execute": "qmp_capabilities"}', command)
+        return self.run("python3", "-c", asks, f"/run/{name}.sock", *commands).stdout
+
     def guest_pid(self, name: str) -> int:
         """The pid of the guest's QEMU as seen inside the lab."""
         return int(self.run("cat", f"/run/libvirt/qemu/{name}.pid").stdout)

@@ -9,9 +9,10 @@ from system.test_store_faults import mounted
 
 from holdover.elf import ElfFile
 from holdover.errors import UnreadableError
-from holdover.lateloads import LateLoads, Sight
+from holdover.lateloads import LateLoads
 from holdover.model import Module
 from holdover.procfs import ProcFs
+from holdover.sight import Sight
 
 pytestmark = pytest.mark.system
 PID = os.getpid()

@@ -26,6 +26,7 @@ from unit.factories import (
 from unit.schemas import check
 
 from holdover import cli
+from holdover.answers import Explanation
 from holdover.cli.arguments import parse_arguments
 from holdover.cli.explain import _module_json
 from holdover.cli.main import main
@@ -33,7 +34,7 @@ from holdover.cli.protect import _plan_json
 from holdover.cli.snapshots import _snapshot_json
 from holdover.cli.status import _status_code, _status_json
 from holdover.flow import Holdover
-from holdover.model import Delivery, Explanation, Holding, Item, Purpose, Scan, State, Unreadable
+from holdover.model import Delivery, Holding, Item, Purpose, Scan, State, Unreadable
 from holdover.procfs import ProcFs
 from holdover.steps.plan import Aim, plan
 
@@ -62,6 +63,9 @@ COMMANDS = [
     "release 1 --force",
     "defuse 1",
     "defuse 1 2 --dry-run",
+    "rescue 1 2 -v",
+    "rescue --all",
+    "rescue 1 --from somewhere --no-rehearsal",
     "explain 1",
     "explain 1 block-rbd block-ssh -v",
     "preview",
@@ -227,6 +231,8 @@ def test_status_of_nothing_has_all_its_keys(holdover: Holdover) -> None:
         ({"covered_by": HELD.view_file}, "protected"),
         ({"chosen": (DECOYS.view,)}, "defused"),
         ({"build": build("bb", OTHER_STAMP)}, "at-risk"),
+        ({"poisoned_by": "block-curl", "chosen": (HELD.view,)}, "poisoned"),
+        ({"unheard": "its stderr is /dev/null"}, "current"),
         ({"unsupported": "it has changed its root directory"}, "unsupported"),
         ({"name": '\udcff"\x1b'}, "current"),
         ({"loaded": frozenset({"block-rbd", "block-gone"})}, "current"),

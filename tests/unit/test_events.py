@@ -2,6 +2,7 @@
 """What becomes of results in the log."""
 
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -115,6 +116,16 @@ def test_who_is_seen_to_be_at_risk_is_told() -> None:
     items = (Item(process(1), State.AT_RISK, "hidden"), Item(process(2), State.PROTECTED, "held"))
     (entry,) = events.of_risks(items)
     assert (entry.id, entry.fields["HOLDOVER_PID"]) == (events.NOT_PROTECTED.id, "1")
+
+
+def test_who_is_poisoned_is_told_whether_something_was_tried_or_not() -> None:
+    poisoned = Outcome(process(), State.POISONED, "attach nothing")
+    (tried,) = events.of_outcome(poisoned)
+    (seen,) = events.of_risks([Item(process(), State.POISONED, "attach nothing")])
+    assert tried.text == seen.text == "guest4711 (4711) is not protected: attach nothing"
+    assert tried.fields["HOLDOVER_STATE"] == "poisoned"
+    (released,) = events.of_outcome(replace(poisoned, changed=True))
+    assert released.id == events.RELEASED.id
 
 
 def test_what_was_let_go_is_told() -> None:

@@ -340,3 +340,28 @@ def test_file_that_is_replaced_while_it_is_rewritten_does_not_pass_on_its_rights
         with pytest.raises(StoreError, match="set-id"), store.staging() as staging:
             staging.hold_changed("block-rbd.so", path, replace_it)
         assert_nothing_is_left(store)
+
+
+# -- what was got back from elsewhere --------------------------------------------------------------
+
+
+def test_rescued_files_say_where_they_came_from_and_count_as_written(
+    disk: Disk, store: Store
+) -> None:
+    library = replace(disk.library("libq.so.1"), origin="libq1_1_amd64.deb (archive)")
+    module = replace(disk.module("block-rbd", library), origin="qemu_1_amd64.deb (archive)")
+    with store.writing(0):
+        taken = capture(store, disk.wanted(module), PROGRAMS)
+    files = {file.path: file for file in taken.files}
+    assert files["block-rbd.so"].origin == "qemu_1_amd64.deb (archive)"
+    assert files["lib/libq.so.1"].origin == "libq1_1_amd64.deb (archive)"
+    assert files["lib/libq.so.1"].how == "rescued"
+    assert library.path.stat().st_nlink == 2
+    assert taken.bytes_written == sum(file.size for file in taken.files)
+
+
+def test_rescued_files_count_for_the_budget(disk: Disk, store: Store) -> None:
+    library = replace(disk.library("libq.so.1"), origin="libq1_1_amd64.deb (archive)")
+    small = replace(store, budget=library.size - 1)
+    with small.writing(0), pytest.raises(StoreError, match="more would be written"):
+        capture(small, disk.wanted(disk.module("block-rbd", library)), PROGRAMS)

@@ -11,11 +11,12 @@ from unit.factories import build, process
 from unit.hosts import Host
 
 from holdover.errors import MalformedError, RefusedError, UnreadableError
+from holdover.foresight import Foresight
 from holdover.lateloads import LateLoads
 from holdover.model import Installed, LateLoad, Module, ProcessId
 from holdover.procfs import ProcFs
 from holdover.programs import load_programs
-from holdover.steps.scan import _Foresight, scan
+from holdover.steps.scan import scan
 
 PID = 4711
 LIBC: dict[str, Any] = {"defines": ["GLIBC_2.36"]}
@@ -386,8 +387,8 @@ def test_nobody_is_hurried_when_nobody_is_waited_for(host: Host) -> None:
 # -- as the scan takes it --------------------------------------------------------------------------
 
 
-def foresight(host: Host, late: LateLoads, *modules: Module) -> _Foresight:
-    return _Foresight(host.proc, late, host.root / "views", modules)
+def foresight(host: Host, late: LateLoads, *modules: Module) -> Foresight:
+    return Foresight(host.proc, late, host.root / "views", modules)
 
 
 def test_process_that_cannot_be_foreseen_says_why_and_keeps_its_library_path(host: Host) -> None:

@@ -28,16 +28,18 @@ LAYERS = {
             "rewrite",
         ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
-        "kinds",
+        *("kinds", "judging", "answers", "complaints"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
-        *("environ", "linux", "run", "covering", "standin", "journal", "notify"),
+        *("rooted", "sight"),
+        *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
+        "stderr",
     ),
     "definitions": ("programs", "packages", "builds"),
-    "store": ("store", "staging", "pins", "released", "durable"),
+    "store": ("store", "manifests", "staging", "pins", "released", "durable"),
     "steps": ("steps",),
-    "flow": ("flow", "proving", "leaving"),
+    "flow": ("flow", "delivering", "proving", "rescuing", "releasing", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),
 }
 MAY_USE = {

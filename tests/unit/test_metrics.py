@@ -54,9 +54,10 @@ def test_processes_are_counted_by_state_and_delivery() -> None:
             ("protected", "mount"),
             ("at-risk", "none"),
             ("current", "none"),
+            ("poisoned", "none"),
         )
     }
-    assert list(counted.values()) == [2, 1, 1, 0]
+    assert list(counted.values()) == [2, 1, 1, 0, 0]
 
 
 def test_every_figure_is_there() -> None:

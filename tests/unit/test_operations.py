@@ -28,6 +28,8 @@ SPOKEN = (
     *("steps/deliver/environment.py", "steps/deliver/mount.py", "covering.py", "mounts.py"),
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "store.py", "staging.py", "durable.py"),
+    *("judging.py", "releasing.py", "manifests.py", "rescuing.py", "steps/holders.py"),
+    *("stderr.py", "complaints.py"),
     *("rehearsal.py", "run.py", "cli/hooks.py", "cli/unseen.py", "leaving.py", "cli/leaving.py"),
     *("cli/installation.py", "cli/reports.py", "cli/services.py", "cli/timer.py"),
 )
@@ -44,8 +46,14 @@ NOT_FOR_OPERATORS = {
     # what is being done, in "could not …" or while it is
     *("prepare the store", "clean the store", "write to the store", "commit a snapshot"),
     *("remove a snapshot", "record a rehearsal", "read the leases", "write a lease"),
-    *("drop a lease", "read the store", "write the decoys"),
-    *("hold …", "looking at processes", "holding the modules of …", "rehearsing …"),
+    *("drop a lease", "read the store", "write the decoys", "prepare a rescue"),
+    *(
+        "hold …",
+        "looking at processes",
+        "looking for the packages of …",
+        "holding the modules of …",
+        "rehearsing …",
+    ),
     # how a library is found
     "mapped already",
     # what was done with the timer

@@ -60,6 +60,9 @@ DISARMED = process(replaced=True, chosen=(DEFUSED.view,))
 MISLED = process(chosen=(OTHERS.view,))
 FOREVER = process(replaced=True, unsupported="it has changed its root directory")
 STATIC = process(build=build(stamp=None))
+POISONED = process(replaced=True, poisoned_by="block-curl")
+MUTE = "its stderr is /dev/null"
+UNHEARD = f"; whether a load failed already cannot be known: {MUTE}"
 
 
 def planned(
@@ -108,6 +111,20 @@ STATES = {
     "decoys": (DISARMED, WRONG, State.DEFUSED, "refused"),
     "view of other build": (MISLED, OWN, State.AT_RISK, "qemu-other, which is of another build"),
     "unsupported": (FOREVER, WRONG, State.UNSUPPORTED, "root directory"),
+    "poisoned": (POISONED, WRONG, State.POISONED, "failed to load block-curl.*kills it: attach no"),
+    "poisoned, files back": (POISONED, OWN, State.POISONED, "attach nothing to it"),
+    "poisoned, pointed": (
+        replace(POISONED, chosen=(HELD.view,)),
+        WRONG,
+        State.POISONED,
+        "attach nothing to it",
+    ),
+    "poisoned, defused": (
+        replace(POISONED, chosen=(DEFUSED.view,)),
+        WRONG,
+        State.POISONED,
+        "attach nothing to it",
+    ),
     "unknown view": (
         process(chosen=(VIEWS / "gone",)),
         OWN,
@@ -185,6 +202,38 @@ def test_snapshot_that_failed_its_rehearsal_is_a_risk(guest: Process) -> None:
     assert item.reason == "rehearsal: block-rbd fails: no librbd"
 
 
+@pytest.mark.parametrize(
+    ("guest", "on_disk", "said"),
+    [
+        (REPLACED, WRONG, True),
+        (REPLACED, OWN, True),
+        (process(), OWN[:1] + WRONG[1:], True),
+        (DISARMED, WRONG, True),
+        (POINTED, WRONG, False),
+        (process(), OWN, False),
+        (process(), (), False),
+    ],
+    ids=["at risk", "files back", "mixed", "defused", "protected", "current", "no modules"],
+)
+def test_that_a_log_cannot_be_read_is_said_where_it_matters(
+    guest: Process, on_disk: tuple[Module, ...], said: bool
+) -> None:
+    heard = decided(guest, on_disk, HELD, DEFUSED, aim=Aim.LOOK)
+    unheard = decided(replace(guest, unheard=MUTE), on_disk, HELD, DEFUSED, aim=Aim.LOOK)
+    assert unheard.reason == heard.reason + (UNHEARD if said else "")
+    assert unheard.state is heard.state
+
+
+def test_doubt_keeps_nobody_from_being_protected() -> None:
+    doubtful = replace(REPLACED, unheard="its log tells that block-curl failed, perhaps earlier")
+    assert decided(doubtful, OWN).deliver is Delivery.ENVIRONMENT
+
+
+def test_what_a_poisoned_process_is_pointed_at_is_known() -> None:
+    item = decided(replace(POISONED, chosen=(HELD.view,)), WRONG, HELD, aim=Aim.LOOK)
+    assert (item.delivery, item.snapshot) == (Delivery.ENVIRONMENT, "qemu-held")
+
+
 # -- what is done ------------------------------------------------------------------------------
 
 KINDS = {
@@ -196,6 +245,8 @@ KINDS = {
     "at risk": (REPLACED, WRONG),
     "defused": (DISARMED, WRONG),
     "misled": (MISLED, OWN),
+    "poisoned": (POISONED, WRONG),
+    "poisoned, files back": (POISONED, OWN),
 }
 SERVED = {
     Aim.LOOK: set[str](),
@@ -312,7 +363,7 @@ def test_name_that_a_later_build_brings_is_refused_from_then_on() -> None:
 def test_decoys_and_snapshots_of_other_builds_are_not_chosen() -> None:
     item = decided(REPLACED, WRONG, DEFUSED, OTHERS)
     assert "replaced before it was protected" in item.problem
-    assert "holdover defuse 4711" in item.problem
+    assert "holdover rescue 4711" in item.problem
     assert (item.deliver, item.source) == (None, "")
 
 

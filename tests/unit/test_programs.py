@@ -206,6 +206,12 @@ def test_a_definition_that_makes_no_sense_is_malformed(text: str) -> None:
         ('name = "qemu"', "name = 5"),
         ('variable = "QEMU_MODULE_DIR"', "variable = 5"),
         ('packages = ["qemu-system-*", ', "packages = [5, "),
+        ('since = "7.2"', "since = 7.2"),
+        ('since = "7.2"', 'since = "seven"'),
+        ('path = "/var', 'path = "{}/var'),
+        ('qemu/{}.log"', 'qemu/{}{}.log"'),
+        ('qemu/{}.log"', 'qemu/{name}.log"'),
+        ("[[log]]", "[log]"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_malformed(old: str, new: str) -> None:
@@ -213,7 +219,7 @@ def test_a_value_of_the_wrong_type_is_malformed(old: str, new: str) -> None:
         parse_program(changed(old, new))
 
 
-@pytest.mark.parametrize("key", ["version", "directory", "modules"])
+@pytest.mark.parametrize("key", ["version", "directory", "modules", "message", "begins"])
 def test_an_expression_without_its_group_is_malformed(key: str) -> None:
     lines = [f"{key} = 'x'" if li.startswith(f"{key} =") else li for li in DEFINITION.splitlines()]
     with pytest.raises(MalformedError):
@@ -240,6 +246,33 @@ def test_any_text_is_a_definition_or_malformed(text: str) -> None:
 )
 def test_a_list_of_files_names_an_executable_or_not(files: str, is_there: bool) -> None:
     assert QEMU.is_among(files) is is_there
+
+
+# -- what it says ------------------------------------------------------------------------------
+
+
+def test_a_definition_needs_no_poison_and_no_log() -> None:
+    start, end = DEFINITION.index("\n[poison]"), DEFINITION.index("\n[build]")
+    plain = parse_program(DEFINITION[:start] + DEFINITION[end:])
+    assert (plain.poison, plain.logs) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("--export", "type=nbd,id=vol1,node-name=disk"), "vol1"),
+        (("--export", "id=vol1,type=vhost-user-blk"), "vol1"),
+        (("--export=type=nbd,id=vol1",), "vol1"),
+        (("--export", "type=nbd,node-name=disk"), ""),
+        (("--socket=/run/n.sock", "--export-name=vol1", "/srv/disk.raw"), "vol1"),
+        (("-x", "vol1", "/srv/disk.raw"), "vol1"),
+        (("--export-name", "vol1"), "vol1"),
+        (("-xen-domid", "4"), ""),
+        (("/srv/disk.raw",), ""),
+    ],
+)
+def test_an_export_gives_its_name_to_who_has_no_other(words: tuple[str, ...], name: str) -> None:
+    assert named(*words) == name
 
 
 # -- rehearsals --------------------------------------------------------------------------------

@@ -50,6 +50,12 @@ def test_a_users_own_program_is_told_and_vetoes_nothing(
     assert "guest4711 (4711) is not protected: nothing can be done" in capsys.readouterr().err
 
 
+def test_a_poisoned_guest_is_told_and_vetoes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(process(), State.POISONED, "attach nothing to it")
+    assert report(Result((outcome,)), Config(journal_enabled=False)).result == "done"
+    assert "guest4711 (4711) is left alone: attach nothing to it" in capsys.readouterr().err
+
+
 def test_a_client_of_metrics_that_is_broken_fails_no_hook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,15 @@ def test_a_module_that_is_mapped_is_loaded_whatever_lies_on_disk() -> None:
     assert states(found) == {"a": "loaded", "gone": "loaded"}
 
 
+def test_nothing_loads_any_more_in_a_poisoned_process() -> None:
+    process = replace(PROCESS, loaded=frozenset({"a"}))
+    poisoned = item(State.POISONED, "s1", process=process)
+    found = prospects(poisoned, [module("a"), module("b")], [holding()], VIEWS)
+    assert states(found)["a"] == "loaded"
+    assert {p.state for p in found if p.name != "a"} == {"blocked"}
+    assert "failed already" in found[1].reason
+
+
 def test_without_a_delivery_the_stamp_on_disk_decides() -> None:
     modules = [module("own"), module("other", OTHER), module("none", "")]
     found = prospects(item(State.AT_RISK), modules, [], VIEWS)

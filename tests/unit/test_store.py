@@ -423,6 +423,28 @@ def test_lock_ends_with_a_writer_that_is_killed(store: Store) -> None:
         assert store.leases() == ()
 
 
+def test_writers_are_at_work_during_a_rescue_and_leave_its_directory_alone(store: Store) -> None:
+    with store.rescuing(0) as place:
+        (place / "package.deb").touch()
+        with store.writing(0):
+            pass
+        assert (place / "package.deb").exists()
+        assert place.stat().st_mode & 0o777 == 0o755
+    assert list((store.objects / "rescue").iterdir()) == []
+
+
+def test_directory_of_a_killed_rescue_goes_with_the_next_writer(store: Store) -> None:
+    child = os.fork()
+    if child == 0:
+        with store.rescuing(0) as place:
+            (place / "package.deb").touch()
+            os._exit(KILLED)
+    os.waitpid(child, 0)
+    assert list((store.objects / "rescue").glob("*/package.deb"))
+    with store.writing(0):
+        assert list((store.objects / "rescue").iterdir()) == []
+
+
 def test_readers_need_no_lock(store: Store, origins: tuple[Path, ...]) -> None:
     held(store, origins)
     with store.writing(0):

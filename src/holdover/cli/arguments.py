@@ -3,6 +3,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from holdover import __version__
@@ -40,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"holdover {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_processes(commands)
+    _add_looking(commands)
+    _add_protecting(commands)
+    _add_healing(commands)
     _add_snapshots(commands)
     _add_machine(commands)
     commands.add_parser("hook", help="what package managers call; see `holdover enable`")
@@ -78,7 +81,7 @@ def _add_flag(command: argparse.ArgumentParser, key: str) -> None:
     command.add_argument(setting.flag, dest=key, choices=choices, help=text)
 
 
-def _add_processes(commands: Commands) -> None:
+def _add_looking(commands: Commands) -> None:
     text = "show every process that loads late, and whether it still can"
     status = _add(commands, "status", "status", text)
     _add_list(status, "pid", _pid, help="only these processes")
@@ -96,6 +99,8 @@ def _add_processes(commands: Commands) -> None:
     _add_list(preview, "apt", str, metavar="APT-GET-WORD", help=words)
     preview.add_argument("-v", "--verbose", action="store_true", help="show each module as well")
 
+
+def _add_protecting(commands: Commands) -> None:
     text = "hold the modules of live processes, and make these find them"
     protect = _add(commands, "protect", "protect", text)
     _add_list(protect, "pid", _pid, help="only these processes")
@@ -113,10 +118,23 @@ def _add_processes(commands: Commands) -> None:
     release.add_argument("pid", type=_pid)
     release.add_argument("--force", action="store_true", help="even if a late load may kill it")
 
+
+def _add_healing(commands: Commands) -> None:
     text = "make a process that cannot be protected refuse late loads and live"
     defuse = _add(commands, "protect", "defuse", text)
     _add_list(defuse, "pid", _pid, nargs="+")
     defuse.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
+
+    text = "get back the modules of processes that were upgraded unprotected, and protect them"
+    rescue = _add(commands, "rescue", "rescue", text)
+    _add_list(rescue, "pid", _pid, help="only these processes")
+    rescue.add_argument("--all", action="store_true", help="all that need it")
+    text = "take package files from this directory, and download nothing"
+    rescue.add_argument("--from", dest="directory", metavar="DIR", type=Path, help=text)
+    text = "deliver what was got without a rehearsal, see `holdover rehearse`"
+    rescue.add_argument("--no-rehearsal", action="store_true", help=text)
+    text = "show each module and each package as well"
+    rescue.add_argument("-v", "--verbose", action="store_true", help=text)
 
 
 def _add_snapshots(commands: Commands) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from holdover.cli.text import printable
 from holdover.journal import ERROR, INFO, NOTICE, WARNING, Entry
+from holdover.judging import BAD_STATES
 from holdover.model import Item, Outcome, Process, Result, State
 from holdover.steps.collect import Collected
 
@@ -57,8 +58,9 @@ DEFUSED = Kind(
 NOT_PROTECTED = Kind(
     *("not-protected", "9be51aa438c34956aa12501fb22e0ec6", WARNING),
     "A guest is not protected",
-    "HOLDOVER_REASON says why. If its state is at-risk, do not attach devices to it: that would\n"
-    "fail, and may kill it. `holdover status` shows its state, docs/operations.md what to do.",
+    "HOLDOVER_REASON says why. If its state is at-risk or poisoned, do not attach devices to it:\n"
+    "that would fail, and may kill it. `holdover status` shows its state, docs/operations.md\n"
+    "what to do.",
 )
 RELEASED = Kind(
     *("released", "82f4ba9e56514693a5ab911477993673", NOTICE),
@@ -127,7 +129,8 @@ def of_outcome(outcome: Outcome) -> Iterator[Entry]:
         "delivery": outcome.delivery or "",
         "snapshot": outcome.snapshot,
     }
-    if outcome.failed:
+    poisoned = outcome.state is State.POISONED and not outcome.changed
+    if outcome.failed or poisoned:
         yield NOT_PROTECTED.entry(f"{name} is not protected: {outcome.reason}", **fields)
     elif outcome.changed and outcome.snapshot:
         defused = outcome.state is State.DEFUSED
@@ -138,9 +141,9 @@ def of_outcome(outcome: Outcome) -> Iterator[Entry]:
 
 
 def of_risks(items: Iterable[Item]) -> Iterator[Entry]:
-    """Who is seen to be at risk."""
+    """Who is seen to be at risk, or poisoned."""
     for item in items:
-        if item.state is State.AT_RISK:
+        if item.state in BAD_STATES:
             fields = _fields(item.process, item.state, item.reason)
             text = f"{_label(item.process)} is not protected: {item.reason}"
             yield NOT_PROTECTED.entry(text, **fields)

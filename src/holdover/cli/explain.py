@@ -5,12 +5,13 @@ from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import asdict
 
+from holdover.answers import Explanation
 from holdover.cli.output import print_json, print_table, progress
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.text import printable
 from holdover.cli.unseen import check_found
 from holdover.errors import UsageError
-from holdover.model import Explanation, Item
+from holdover.model import Item
 
 __all__ = ["run_explain"]
 
@@ -19,7 +20,7 @@ ANSWERS = {"loaded": "is loaded", "loads": "would load", "blocked": "would fail"
 
 def run_explain(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        holdover = make_holdover(read_config(options), progress=report, deep=True)
+        holdover = make_holdover(read_config(options), progress=report, deep=True, ask_journal=True)
         scan, items, explained = holdover.explain(options.pid)
     check_found([options.pid], [item.process.id.pid for item in items], scan.unreadable)
     wanted = _chosen(explained, options.name)

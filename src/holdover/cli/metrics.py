@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 FILE = "holdover.prom"
-_NEVER_SEEN = (State.POISONED, State.UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def _add_processes(gauge: Any, figures: Figures) -> None:
     processes = gauge("processes", help, ("program", "state", "delivery"))
     for program in {program.name for program in load_programs()}:
         for each in State:
-            if each not in _NEVER_SEEN:  # a series that is there from the beginning
+            if each is not State.UNREADABLE:  # a series that is there from the beginning
                 processes.labels(program, each, "none").set(0)
     for program, state, delivery, number in figures.processes:
         processes.labels(program, state, delivery).set(number)

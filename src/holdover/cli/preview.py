@@ -9,12 +9,13 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from holdover.answers import Preview
 from holdover.cli.output import human_bytes, print_json, print_table, process_columns, progress
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import show_unreadable
 from holdover.errors import UsageError
 from holdover.flow import Holdover, Progress
-from holdover.model import Preview, Unreadable
+from holdover.model import Unreadable
 from holdover.packages import apt, names_any
 from holdover.pending import PendingFiles, Replacement, plain_name
 from holdover.run import run

@@ -9,11 +9,12 @@ from holdover.cli.output import print_json, print_table, process_columns, progre
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
-from holdover.model import Capture, Item, Outcome, Plan, Result
-from holdover.proving import protect_proven
+from holdover.model import Capture, Item, Outcome, Plan, Result, State
+from holdover.proving import carry_out_proven
+from holdover.releasing import release
 from holdover.steps.plan import Aim
 
-__all__ = ["run_protect", "run_defuse", "run_release"]
+__all__ = ["run_protect", "run_defuse", "run_release", "show_outcomes", "outcome_json"]
 
 
 def run_protect(options: Namespace) -> int:
@@ -27,11 +28,11 @@ def run_defuse(options: Namespace) -> int:
 def _carry_out(options: Namespace, aim: Aim) -> int:
     config = read_config(options)
     with progress(wanted=not options.json) as report:
-        holdover = make_holdover(config, progress=report)
+        holdover = make_holdover(config, progress=report, ask_journal=True)
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
         elif aim is Aim.PROTECT and options.rehearse:
-            result = protect_proven(holdover, options.pid)
+            result = carry_out_proven(holdover, aim, options.pid)
         else:
             result = holdover.carry_out(aim, options.pid)
     if options.dry_run:
@@ -39,7 +40,7 @@ def _carry_out(options: Namespace, aim: Aim) -> int:
         seen, unreadable = [item.process for item in planned.items], planned.unreadable
     else:
         tell(of_result(result), config)
-        failed = _show_outcomes(result, as_json=options.json)
+        failed = show_outcomes(result, as_json=options.json)
         seen, unreadable = [o.process for o in result.outcomes], result.unreadable
     if not (seen or options.pid or options.json):
         print("No process that loads modules late is running.")
@@ -57,7 +58,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> bool:
             for item in planned.items
         ]
         print_table(("PID", "NAME", "STATE", "WOULD BE", "REASON"), rows)
-    return any(item.problem for item in planned.items)
+    return any(item.problem or item.state is State.POISONED for item in planned.items)
 
 
 def _plan_json(planned: Plan) -> dict[str, object]:
@@ -104,25 +105,25 @@ def _intention(item: Item) -> str:
     return f"pointed at a new snapshot of {len(item.source.modules)} modules by {item.deliver}"
 
 
-def _show_outcomes(result: Result, *, as_json: bool) -> bool:
+def show_outcomes(result: Result, *, as_json: bool) -> bool:
     """Returns whether something failed."""
     if as_json:
         print_json(_result_json(result))
     elif result.outcomes:
         rows = [_outcome_row(outcome) for outcome in result.outcomes]
         print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
-    return any(outcome.failed for outcome in result.outcomes)
+    return any(o.failed or o.state is State.POISONED for o in result.outcomes)
 
 
 def _result_json(result: Result) -> dict[str, object]:
     return {
         "schema": "holdover.outcomes/1",
-        "processes": [_outcome_json(outcome) for outcome in result.outcomes],
+        "processes": [outcome_json(outcome) for outcome in result.outcomes],
         "unreadable": [asdict(entry) for entry in result.unreadable],
     }
 
 
-def _outcome_json(outcome: Outcome) -> dict[str, object]:
+def outcome_json(outcome: Outcome) -> dict[str, object]:
     return {
         "pid": outcome.process.id.pid,
         "start_time": outcome.process.id.start_time,
@@ -147,7 +148,7 @@ def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
 
 def run_release(options: Namespace) -> int:
     config = read_config(options)
-    outcome = make_holdover(config).release(options.pid, force=options.force)
+    outcome = release(make_holdover(config, ask_journal=True), options.pid, force=options.force)
     tell(of_outcome(outcome), config)
-    _show_outcomes(Result((outcome,)), as_json=options.json)
+    show_outcomes(Result((outcome,)), as_json=options.json)
     return 0

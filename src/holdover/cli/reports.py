@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdover.cli.text import printable
 from holdover.config import Config
-from holdover.model import Item, Outcome, Result, Scan
+from holdover.model import Item, Outcome, Result, Scan, State
 
 if TYPE_CHECKING:
     from holdover.flow import Holdover
@@ -52,11 +52,12 @@ def announce(text: str) -> None:
 def report(result: Result, config: Config) -> Done:
     """Complain about what was not done, and name whom something was done for.
 
-    A user's own program of that name is told, and does not count: else he could veto upgrades.
+    A user's own program of that name is told, and does not count: else he could veto upgrades; nor
+    does one that is poisoned, for no upgrade makes that any worse.
     """
     from holdover.cli.events import of_result
 
-    wrong, foreign = [*result.problems], list[str]()
+    wrong, foreign, lost = [*result.problems], list[str](), list[str]()
     for process in result.unreadable:
         if process.program:
             wrong.append(f"a {process.program} process is not protected: {process.reason}")
@@ -64,7 +65,9 @@ def report(result: Result, config: Config) -> Done:
         if outcome.failed:
             text = f"{_name(outcome)} is not protected: {outcome.reason}"
             (foreign if outcome.process.distrusted else wrong).append(text)
-    for problem in (*wrong, *foreign):
+        elif outcome.state is State.POISONED:
+            lost.append(f"{_name(outcome)} is left alone: {outcome.reason}")
+    for problem in (*wrong, *foreign, *lost):
         complain(problem)
     tell(of_result(result), config)
     return Done(told_of(result.outcomes), "incomplete" if wrong else "done")

@@ -9,17 +9,17 @@ from holdover.cli.output import print_json, print_table, process_columns, progre
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found
 from holdover.flow import Holdover
-from holdover.model import Holding, Item, Scan, State
+from holdover.judging import BAD_STATES
+from holdover.model import Holding, Item, Scan
 from holdover.search import Prospect, prospects
 
 __all__ = ["run_status"]
 
-BAD_STATES = (State.AT_RISK, State.POISONED)
-
 
 def run_status(options: Namespace) -> int:
     with progress(wanted=not options.json) as report:
-        holdover = make_holdover(read_config(options), progress=report, deep=options.verbose)
+        config = read_config(options)
+        holdover = make_holdover(config, progress=report, deep=options.verbose, ask_journal=True)
         scan, items = holdover.status(options.pid)
     if options.json:
         print_json(_status_json(holdover, scan, items))
@@ -63,6 +63,8 @@ def _process_json(item: Item, modules: Iterable[Prospect]) -> dict[str, object]:
         "delivery": item.delivery and str(item.delivery),
         "snapshot": item.snapshot or None,
         "reason": item.reason,
+        "poisoned_by": process.poisoned_by or None,
+        "unheard": process.unheard or None,
         "modules": [asdict(module) for module in modules],
     }
 

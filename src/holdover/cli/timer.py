@@ -19,6 +19,7 @@ from holdover.config import Config
 from holdover.errors import ProcessError
 from holdover.flow import Holdover
 from holdover.journal import Entry
+from holdover.judging import BAD_STATES
 from holdover.model import Item, Result, Scan, State
 from holdover.notify import ask_for_time, notify_status
 from holdover.procfs import DELETED, ProcFs
@@ -33,7 +34,7 @@ TOLD = DIRECTORY / "told"
 def on_timer(config: Config) -> Done:
     """Nothing while a transaction is under way: its hooks do all this, and better informed."""
     ask_for_time(config.hook_budget + 30)
-    holdover = make_holdover(config, lock_timeout=config.hook_budget)
+    holdover = make_holdover(config, lock_timeout=config.hook_budget, ask_journal=True)
     if transaction := under_way(holdover.proc):
         return Done(f"process {transaction.pid} is changing packages: its hooks see to it")
     seen, items = holdover.status()
@@ -42,15 +43,15 @@ def on_timer(config: Config) -> Done:
         result = holdover.carry_out(Aim.PROTECT, _all_but_released(holdover))
         seen, items = holdover.status()
     collected = holdover.collect()
-    served = {outcome.process.id for outcome in result.outcomes if outcome.failed}
-    others = (item for item in items if item.process.id not in served)
+    told = {o.process.id for o in result.outcomes if o.failed or o.state is State.POISONED}
+    others = (item for item in items if item.process.id not in told)
     tell(_news([*of_result(result), *of_collected(collected), *of_risks(others)]), config)
     done = _done(result, items, len(collected.snapshots))
     return replace(done, finish=publisher(holdover, config, (seen, items)))
 
 
 def _done(result: Result, items: tuple[Item, ...], removed: int) -> Done:
-    risky = sum(item.state is State.AT_RISK for item in items)
+    risky = sum(item.state in BAD_STATES for item in items)
     parts = [told_of(result.outcomes), f"removed {removed} snapshots" if removed else ""]
     parts += [f"{risky} of {len(items)} at risk, see `holdover status`" if risky else ""]
     said = "; ".join(filter(None, parts))

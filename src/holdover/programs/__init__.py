@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdover.complaints import Log, Poison
 from holdover.errors import MalformedError
 
 __all__ = ["Program", "Trial", "load_programs", "parse_program"]
@@ -55,6 +56,9 @@ class Program:
     modules: re.Pattern[bytes]
     asked: tuple[str, ...]
     complaint: re.Pattern[str]
+    poison: Poison | None
+    """None if no failed load does it any harm."""
+    logs: tuple[Log, ...]
     rehearse: tuple[Trial, ...]
 
     def runs(self, executable: str) -> bool:
@@ -103,6 +107,8 @@ def parse_program(text: str) -> Program:
             modules=_pattern(build["modules"], groups=1),
             asked=_texts(build["asked"]),
             complaint=_text_pattern(data["complaint"], groups=1),
+            poison=_poison(data["poison"]) if "poison" in data else None,
+            logs=tuple(map(_log, data.get("log", []))),
             rehearse=_trials(data.get("rehearse", [])),
         )
     except _SENSELESS as error:
@@ -131,6 +137,18 @@ def _text_pattern(value: object, *, groups: int = 0) -> re.Pattern[str]:
     if pattern.groups < groups:
         raise ValueError(f"{value!r} has no group")
     return pattern
+
+
+def _poison(entry: dict[str, Any]) -> Poison:
+    since = tuple(int(number) for number in _text(entry["since"]).split("."))
+    return Poison(since, _pattern(entry["message"], groups=1))
+
+
+def _log(entry: dict[str, Any]) -> Log:
+    path = _text(entry["path"])
+    if not re.fullmatch(r"/[^{}]*\{\}[^{}]*", path):
+        raise ValueError(f"{path!r} names no log")
+    return Log(path, _pattern(entry["begins"], groups=1))
 
 
 def _trials(value: object) -> tuple[Trial, ...]:

@@ -8,6 +8,7 @@ that the loader recognises those that are mapped already.
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from holdover.builds import read_module_names, read_module_stamp
@@ -57,9 +58,10 @@ def _hold(staging: Staging, wanted: Capture, late: LateLoad, program: Program) -
     """Hold one module, and look at what was held, not at what lay there a moment before."""
     name, origin = f"{late.name}.so", late.path.resolve()  # an alias is held as what it leads to
     if not late.order:  # it was rewritten for another snapshot, or needs nothing
-        held = staging.hold(name, origin)
+        held = staging.hold(name, origin, late.origin)
     else:
-        held = staging.hold_changed(name, origin, lambda file: rewrite(file, RPATH, late.order))
+        change = partial(rewrite, rpath=RPATH, needed=late.order)
+        held = staging.hold_changed(name, origin, change, late.origin)
     with (staging.directory / held.path).open("rb") as file:
         if read_module_stamp(file, program) != wanted.build.stamp:
             raise _replaced(origin)
@@ -85,7 +87,7 @@ def _hold_closure(
             unheld[need.name] = f"{need.path}: another one of that name comes first, {first.path}"
     held = []
     for need in needs.values():
-        file = staging.hold(f"lib/{need.name}", need.path)
+        file = staging.hold(f"lib/{need.name}", need.path, need.origin)
         if (file.size, file.mtime_ns) != (need.size, need.mtime_ns):
             raise _replaced(need.path)
         held.append(file)

@@ -3,9 +3,10 @@
 
 from collections.abc import Iterable
 
+from holdover.answers import Explanation
 from holdover.errors import HoldoverError
 from holdover.lateloads import LateLoads
-from holdover.model import Explanation, Item, LateLoad
+from holdover.model import Item, LateLoad
 from holdover.search import Prospect
 
 __all__ = ["explain"]

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from holdover.fitting import covers, fullest, joined
+from holdover.judging import LOOK_ALIKE, Judge, failure_of
 from holdover.model import (
     Build,
     Capture,
@@ -27,11 +28,9 @@ from holdover.model import (
     Snapshot,
     State,
 )
-from holdover.search import directories, first_found
 
 __all__ = ["Aim", "plan", "without", "without_programs", "always", "files_of"]
 
-_LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
 _REPLACED = "it was replaced before it could be held"
 _LEFT_ALONE = "it is left alone, as programs.disabled asks for"
 _MEND = "if that can be mended, `holdover rehearse {}` afterwards"
@@ -99,77 +98,14 @@ class _Decision:
         self.scan = scan
         self.holdings = holdings
         self.deliveries = deliveries
-        self.views = views
+        self.judge = Judge(scan.modules, holdings, views)
         self.aim = aim
 
-    # -- what is true --------------------------------------------------------------------------
-
     def item(self, process: Process, touches: Touches) -> Item:
-        state = self.state(process)
+        state = self.judge.state(process)
         if self.aim is Aim.LOOK or not self._wants_something(state, touches):
             return state
         return self.remedy(state)
-
-    def state(self, process: Process) -> Item:
-        """State and reason, whatever anybody wants to do about it."""
-        if process.unsupported:
-            return Item(process, State.UNSUPPORTED, process.unsupported)
-        if process.build.stamp is None:
-            return Item(process, State.CURRENT, "its executable loads no modules")
-        seen = self._delivered(process)
-        if seen is not None:
-            delivery, holding = seen
-            state, reason = _state_with(process, holding)
-            return Item(process, state, reason, delivery, holding.snapshot.id)
-        if any(directory.parent == self.views for directory in process.chosen[:1]):
-            reason = f"it is pointed at {process.chosen[0]}, which the store does not know"
-            return Item(process, State.AT_RISK, reason)
-        state, reason = self._state_without(process)
-        return Item(process, state, reason)
-
-    def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
-        """The view that the process finds first; the environment comes before the directory."""
-        if pointed_at := self._pointed_at(process):
-            return Delivery.ENVIRONMENT, pointed_at
-        for holding in self.holdings:
-            covered = holding.view_file is not None and holding.view_file == process.covered_by
-            if covered and not self._looks_elsewhere_first(process):
-                return Delivery.MOUNT, holding
-        return None
-
-    def _pointed_at(self, process: Process) -> Holding | None:
-        return next((h for h in self.holdings if process.chosen[:1] == (h.view,)), None)
-
-    def _looks_elsewhere_first(self, process: Process) -> bool:
-        """In a directory that somebody else chose: then covering the usual one is no use."""
-        return self._directories(process) != process.build.directories
-
-    def _state_without(self, process: Process) -> tuple[State, str]:
-        modules = first_found(self.scan.modules, self._directories(process))
-        wrong = sorted(self._replaced(process))
-        if wrong:
-            return State.AT_RISK, (
-                f"{len(wrong)} of {len(modules)} modules on disk are of another build, "
-                f"{_first_few(wrong)}"
-            )
-        if process.replaced and not modules:
-            return State.AT_RISK, "its modules are gone from disk"
-        if failing := _failing(process):
-            return State.AT_RISK, failing
-        if process.look_alike:
-            return State.CURRENT, _LOOK_ALIKE
-        if not modules:
-            return State.CURRENT, "no modules are installed"
-        return State.CURRENT, "the modules on disk are its own" + _doubt(process)
-
-    def _replaced(self, process: Process) -> set[str]:
-        """Names under which another build's modules lie on disk, without those that it has."""
-        there = first_found(self.scan.modules, self._directories(process))
-        wrong = {name for name, module in there.items() if module.stamp != process.build.stamp}
-        return wrong - process.loaded
-
-    def _directories(self, process: Process) -> tuple[Path, ...]:
-        return directories(process, self.views)
 
     # -- what to do about it -------------------------------------------------------------------
 
@@ -196,7 +132,7 @@ class _Decision:
         held = next((h for h in self.holdings if h.snapshot.id == item.snapshot), None)
         if held is None or not held.rehearsal_failure or self.aim is Aim.DEFUSE:
             return False
-        if held.damage or _failing(item.process):
+        if held.damage or failure_of(item.process):
             return False
         return held.snapshot.build_id == item.process.build.build_id
 
@@ -213,7 +149,7 @@ class _Decision:
 
         Only a later build brings such, and it matters if the process puts that name together.
         """
-        there = first_found(self.scan.modules, self._directories(process))
+        there = self.judge.there(process)
         return not there.keys() <= {*snapshot.modules, *snapshot.decoys, *process.loaded}
 
     def remedy(self, item: Item) -> Item:
@@ -249,16 +185,17 @@ class _Decision:
         if held is None and not own and item.state is not State.CURRENT:
             return "", (
                 "its modules were replaced before it was protected; "
-                f"`holdover defuse {process.id.pid}` keeps a late load from killing it"
+                f"`holdover rescue {process.id.pid}` gets them back, or makes late loads harmless"
             )
         if process.look_alike:
-            return "", f"{_LOOK_ALIKE}: whose modules are on disk cannot be told"
+            return "", f"{LOOK_ALIKE}: whose modules are on disk cannot be told"
         if process.unforeseen:
             return "", f"what it needs cannot be told: {process.unforeseen}"
         own_first = item.state is not State.PROTECTED
         modules = joined(own, held, own_first=own_first)
         wanted = _capture(process.build, executable, modules, f"needed by {_label(process)}")
-        lost = self._replaced(process) - {late.name for late in modules}
+        missed = set() if process.whole else self.judge.replaced(process)
+        lost = missed - {late.name for late in modules}
         unheld = (*wanted.unheld, *((name, _REPLACED) for name in sorted(lost)))
         return replace(wanted, unheld=unheld, library_path=process.library_path), ""
 
@@ -287,7 +224,7 @@ class _Decision:
             Delivery.ENVIRONMENT: process.no_environment,
             Delivery.MOUNT: process.no_mount,
         }
-        if self._looks_elsewhere_first(process):
+        if self.judge.looks_elsewhere_first(process):
             obstacles[Delivery.MOUNT] = f"it looks in {process.chosen[0]} first"
         for delivery in self.deliveries:
             if not obstacles[delivery]:
@@ -338,51 +275,5 @@ def files_of(process: Process) -> Iterator[Path]:
     yield from {need.path for late in process.own for need in late.needs}
 
 
-def _failing(process: Process) -> str:
-    """Which modules would not load although they are its own."""
-    failing = [
-        late
-        for late in process.late
-        if late.problem and not late.other and late.name not in process.loaded
-    ]
-    if not failing:
-        return ""
-    names = _first_few([late.name for late in failing])
-    return f"{len(failing)} of its own modules would not load, {names}: {failing[0].problem}"
-
-
-def _doubt(process: Process) -> str:
-    unforeseen = process.unforeseen
-    return f", but whether they would load cannot be told: {unforeseen}" if unforeseen else ""
-
-
-def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
-    """State of a process that is pointed at a view."""
-    snapshot = holding.snapshot
-    if snapshot.build_id != process.build.build_id:
-        return State.AT_RISK, f"it is pointed at {snapshot.id}, which is of another build"
-    if holding.damage:
-        return State.AT_RISK, f"its snapshot {snapshot.id} is damaged: {holding.damage}"
-    if snapshot.purpose is Purpose.DEFUSE:
-        return State.DEFUSED, "late loads are refused, and no longer kill it"
-    if failing := _failing(process):
-        return State.AT_RISK, failing
-    if holding.rehearsal_failure:
-        return State.AT_RISK, f"rehearsal: {holding.rehearsal_failure}"
-    lost = [entry for entry in snapshot.unheld if entry[0] in snapshot.decoys]
-    held = f"{len(snapshot.modules)} modules of its build are held"
-    if lost:
-        return (
-            State.PROTECTED,
-            f"{held}, {len(lost)} would not load before: {lost[0][0]}, {lost[0][1]}",
-        )
-    return State.PROTECTED, held
-
-
 def _label(process: Process) -> str:
     return f"{process.name or process.executable.name} ({process.id.pid})"
-
-
-def _first_few(names: list[str], count: int = 3) -> str:
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + rest

@@ -4,15 +4,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from holdover.answers import Preview
 from holdover.builds import read_module_stamp
 from holdover.errors import ElfError, HoldoverError
-from holdover.lateloads import LateLoads, Sight
-from holdover.model import Capture, Holding, Item, LateLoad, Preview, Process, State
+from holdover.lateloads import LateLoads
+from holdover.model import Capture, Holding, Item, LateLoad, Process, State
 from holdover.pending import PendingFiles, Replacement
 from holdover.programs import Program
 from holdover.rewrite import RPATH, rewrite
+from holdover.sight import Sight
 
 __all__ = ["preview"]
+
+_NOTHING_TO_LOSE = (State.PROTECTED, State.DEFUSED, State.POISONED)
+"""It finds its own, or nothing loads in it as it is."""
 
 
 def preview(
@@ -68,9 +73,9 @@ def _size(path: Path) -> int:
 def _breaks(
     item: Item, late_loads: LateLoads, pending: PendingFiles, program: Program
 ) -> Iterator[tuple[str, str]]:
-    """What would no longer load if nothing were done; a protected process finds its own."""
+    """What would no longer load if nothing were done."""
     process = item.process
-    if item.state in (State.PROTECTED, State.DEFUSED) or not process.own:
+    if item.state in _NOTHING_TO_LOSE or not process.own:
         return
     try:
         sight = late_loads.after(late_loads.process(process.id.pid), pending)

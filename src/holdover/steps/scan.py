@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from holdover.builds import read_build, read_module_stamp
+from holdover.complaints import failed_load
 from holdover.covering import MountTables
 from holdover.environ import entry_values, find_half, read_environment, room_needed
 from holdover.errors import (
@@ -24,13 +25,24 @@ from holdover.errors import (
     UnsupportedError,
     VanishedError,
 )
+from holdover.foresight import Foresight
 from holdover.lateloads import LateLoads
 from holdover.memory import Memory
-from holdover.model import Build, Delivery, FileId, Installed, Module, Process, Scan, Unreadable
+from holdover.model import (
+    Build,
+    Delivery,
+    FileId,
+    Installed,
+    Module,
+    Process,
+    Rescued,
+    Scan,
+    Unreadable,
+)
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
-from holdover.search import directories, first_found
+from holdover.stderr import Stderr
 from holdover.trust import distrust, distrust_file
 
 __all__ = ["scan"]
@@ -49,25 +61,28 @@ def scan(
     pids: Collection[int] = (),
     installed: bool = False,
     late: LateLoads | None = None,
+    stderr: Stderr | None = None,
     known: Mapping[FileId, Build] | None = None,
+    rescued: Mapping[str, Rescued] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
-    Modules are looked at, and what loading them would do, if there is a `late` to foresee it.
-    Executables in `known` are not read again.
+    Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
+    processes say about loads that failed, if there is a `stderr` to read it. `rescued` has modules
+    that lie somewhere else, by build-id. Executables in `known` are not read again.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
-    look = _Look(proc, programs, deliveries, views, late, builds=dict(known or {}))
+    look = _Look(proc, programs, deliveries, views, late, stderr, builds=dict(known or {}))
     everyone = proc.pids()
     for pid in set(pids) & set(everyone) if pids else everyone:  # /proc also answers for threads
         look.at(pid)
     builds = look.installed_builds() if installed else ()
     modules = tuple(look.modules(builds)) if late else ()
     if late:
-        foresee = _Foresight(proc, late, views, modules)
+        foresee = Foresight(proc, late, views, modules, rescued)
         look.processes = [foresee.process(process) for process in look.processes]
         builds = tuple(map(foresee.installed, builds))
     return Scan(
@@ -89,6 +104,7 @@ class _Look:
     views: Path
     late: LateLoads | None
     """Keeps the time that is spent on each user."""
+    stderr: Stderr | None
     processes: list[Process] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     foreign: int = 0
@@ -193,6 +209,7 @@ class _Look:
             return process
         pid = process.id.pid
         chosen, no_environment = self._environment(pid, program)
+        poisoned_by, unheard = self._complaint(process, program)
         return replace(
             process,
             chosen=chosen or (),
@@ -202,7 +219,22 @@ class _Look:
             mounted=self._mounted(pid, process.build),
             loaded=frozenset(self._loaded(pid, program)),
             no_mount=self._no_mount(process, no_environment),
+            poisoned_by=poisoned_by,
+            unheard=unheard,
         )
+
+    def _complaint(self, process: Process, program: Program) -> tuple[str, str]:
+        """What it says about a load that failed for good, and why that cannot be told; or ""."""
+        poison = program.poison
+        if self.stderr is None or poison is None or not poison.concerns(process.build.version):
+            return "", ""
+        try:
+            said = self.stderr.of(process.id.pid, process.name, program.logs)
+        except HoldoverError as error:
+            return "", error.message
+        except OSError as error:
+            return "", f"its stderr cannot be read: {error.strerror}"
+        return failed_load(said, poison)
 
     def _command_line(self, pid: int) -> bytes:
         return b"\0" + self.proc.read(pid, "cmdline").encode("utf-8", "surrogateescape")
@@ -309,59 +341,6 @@ class _Look:
         for directory, program in directories.items():
             for path in sorted(directory.glob("*.so")):
                 yield Module(path.stem, path, _stamp_of(path, by_name[program]))
-
-
-class _Foresight:
-    """Adds to what was seen what late loads would do."""
-
-    def __init__(
-        self, proc: ProcFs, late: LateLoads, views: Path, modules: tuple[Module, ...]
-    ) -> None:
-        self.proc = proc
-        self.late = late
-        self.views = views
-        self.modules = modules
-        self.view_files = {file_id(view): view for view in views.glob("*")}
-
-    def process(self, process: Process) -> Process:
-        build = process.build
-        if build.stamp is None or process.unsupported:
-            return process
-        where = directories(process, self.views)
-        own = [module for module in self.modules if module.stamp == build.stamp]
-        try:
-            with self.late.on_behalf_of(process.id.pid):
-                library_path = self.late.library_path(process.id.pid)
-                process = replace(process, library_path=library_path)
-                sight = self.late.process(process.id.pid)
-                on_disk = self.late.of(sight, first_found(own, where).values())
-                view = self._view(process)
-                late = self.late.of(sight, _modules_in(view), view) if view else on_disk
-        except (HoldoverError, OSError) as error:
-            return replace(process, unforeseen=str(error))
-        return replace(process, own=on_disk, late=late)
-
-    def _view(self, process: Process) -> Path | None:
-        """Where it looks first, if that is one of ours."""
-        first = next(iter(process.chosen), None)
-        if first is not None:
-            return first if first.parent == self.views else None
-        return self.view_files.get(process.covered_by)
-
-    def installed(self, found: Installed) -> Installed:
-        own = [module for module in self.modules if module.stamp == found.build.stamp]
-        own = list(first_found(own, found.build.directories).values())
-        try:
-            return replace(found, own=self.late.of(self.late.installed(found.path), own))
-        except (HoldoverError, OSError) as error:
-            return replace(found, unforeseen=str(error))
-
-
-def _modules_in(view: Path) -> Iterator[Module]:
-    """Without the decoys, which are empty."""
-    for path in sorted(view.glob("*.so")):
-        if path.stat().st_size:
-            yield Module(path.stem, path, "")
 
 
 def _unknown_build(program: Program) -> Build:

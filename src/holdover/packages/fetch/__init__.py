@@ -142,4 +142,4 @@ def missing_error(message: str, files: tuple[PackageFile, ...], notes: list[str]
     for file in files:
         told = [file.digest, f"{file.size} bytes" if file.size else "", file.address]
         lines.append("  " + "  ".join([file.file_name, *filter(None, told)]))
-    return MissingError(message, hint="\n".join(lines), files=files)
+    return MissingError(message, hint="\n".join(lines), files=files, notes=tuple(notes))

@@ -105,17 +105,17 @@ def copy_verified(source: Path, target: Path, file: PackageFile) -> str:
         return ""
     if target != Path(os.devnull):
         target.unlink()
-    has = f"{kind}:{digest}" if size <= file.size else f"more than {file.size} bytes"
-    return f"refused {source}: it has {has}, the index says {file.digest}"
+    return f"refused {source}: it has {kind}:{digest}, the index says {file.digest}"
 
 
 def _copy(opened: BinaryIO, copy: BinaryIO, kind: str, limit: int) -> tuple[int, str]:
-    """How many bytes that were, up to one more than `limit`, and their digest."""
+    """How many bytes that were, and their digest; what is beyond `limit` is not copied."""
     digest, size = hashlib.new(kind), 0
-    while block := opened.read(min(1 << 20, limit + 1 - size)):
+    while block := opened.read(1 << 20):
         size += len(block)
         digest.update(block)
-        copy.write(block)
+        if size <= limit:
+            copy.write(block)
     return size, digest.hexdigest()
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
 
 from holdover.errors import CommandError
 from holdover.packages.fetch import PackageFile
@@ -31,7 +30,7 @@ from holdover.packages.fetch.apttext import (
     parse_resolved,
     parse_uris,
 )
-from holdover.run import run
+from holdover.run import Done, run
 
 __all__ = ["HostApt", "PrivateApt", "read_host"]
 
@@ -121,7 +120,7 @@ class PrivateApt:
         (self.directory / "sources.list").write_text("".join(lines))
         (self.directory / "sources.list.d/own.sources").write_text("\n".join(stanzas))
 
-    def _run(self, *words: str, check: bool = True) -> CompletedProcess[str]:
+    def _run(self, *words: str, check: bool = True) -> Done:
         command = ("env", f"APT_CONFIG={self._configuration}", *words)
         return run(*command, check=check, timeout=_TIMEOUT)
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adds to what was seen of processes and installed builds what their late loads would do."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from holdover.errors import HoldoverError
+from holdover.lateloads import LateLoads
+from holdover.model import Installed, LateLoad, Module, Process, Rescued
+from holdover.procfs import ProcFs, file_id
+from holdover.search import directories, first_found
+from holdover.sight import Sight
+
+__all__ = ["Foresight"]
+
+
+class Foresight:
+    """Looks ahead by what lies on disk (`modules`) and in the views."""
+
+    def __init__(
+        self,
+        proc: ProcFs,
+        late: LateLoads,
+        views: Path,
+        modules: tuple[Module, ...],
+        rescued: Mapping[str, Rescued] | None = None,
+    ) -> None:
+        """`rescued` has what was got back for builds, by build-id."""
+        self.proc = proc
+        self.late = late
+        self.views = views
+        self.modules = modules
+        self.rescued = rescued or {}
+        self.view_files = {file_id(view): view for view in views.glob("*")}
+
+    def process(self, process: Process) -> Process:
+        build = process.build
+        if build.stamp is None or process.unsupported:
+            return process
+        where = directories(process, self.views)
+        own = [module for module in self.modules if module.stamp == build.stamp]
+        try:
+            with self.late.on_behalf_of(process.id.pid):
+                library_path = self.late.library_path(process.id.pid)
+                process = replace(process, library_path=library_path)
+                sight = self.late.process(process.id.pid)
+                on_disk = self.late.of(sight, first_found(own, where).values())
+                view = self._view(process)
+                late = self.late.of(sight, _modules_in(view), view) if view else on_disk
+                process = replace(process, own=on_disk, late=late)
+                rescued = self.rescued.get(build.build_id)
+                return self._with_rescued(process, sight, rescued) if rescued else process
+        except (HoldoverError, OSError) as error:
+            return replace(process, unforeseen=str(error))
+
+    def _with_rescued(self, process: Process, sight: Sight, rescued: Rescued) -> Process:
+        """Whose the files on disk are is of no matter then: these are of its very build.
+
+        Libraries of two systems are never mixed: with those of another one, only its modules count.
+        """
+        if rescued.root is not None:
+            sight = self.late.beside(sight, rescued.root)
+        found = self.late.of(sight, rescued.modules, rescued.root)
+        own = {late.name: _with_origin(late, rescued.origins) for late in found}
+        if rescued.root is None and not process.look_alike:
+            own |= {late.name: late for late in process.own if not late.problem}
+        own_modules = tuple(own.values())
+        return replace(process, own=own_modules, look_alike=False, whole=rescued.whole)
+
+    def _view(self, process: Process) -> Path | None:
+        """Where it looks first, if that is one of ours."""
+        first = next(iter(process.chosen), None)
+        if first is not None:
+            return first if first.parent == self.views else None
+        return self.view_files.get(process.covered_by)
+
+    def installed(self, found: Installed) -> Installed:
+        own = [module for module in self.modules if module.stamp == found.build.stamp]
+        own = list(first_found(own, found.build.directories).values())
+        try:
+            return replace(found, own=self.late.of(self.late.installed(found.path), own))
+        except (HoldoverError, OSError) as error:
+            return replace(found, unforeseen=str(error))
+
+
+def _with_origin(late: LateLoad, origins: Mapping[Path, str]) -> LateLoad:
+    needs = (replace(need, origin=origins.get(need.path, "")) for need in late.needs)
+    return replace(late, origin=origins.get(late.path, ""), needs=tuple(needs))
+
+
+def _modules_in(view: Path) -> Iterator[Module]:
+    """Without the decoys, which are empty."""
+    for path in sorted(view.glob("*.so")):
+        if path.stat().st_size:
+            yield Module(path.stem, path, "")

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow of a rescue: processes whose files were replaced before anybody held them.
+
+    defuse -> what the store has -> find, verify -> capture -> rehearse -> deliver
+
+A process that cannot be rescued stays defused: its late loads fail, and do not kill it. One that is
+poisoned is left untouched. Nothing is installed, and what was got runs in a rehearsal only.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from holdover.builds import read_module_stamp
+from holdover.errors import ElfError, HoldoverError, MissingError, RefusedError
+from holdover.flow import Holdover
+from holdover.judging import Judge
+from holdover.model import Build, Item, Module, Outcome, Process, Rescued, Scan, State, Unreadable
+from holdover.packages.fetch import Fetched, PackageFile, Sources, Wanted, fetch
+from holdover.programs import Program
+from holdover.proving import carry_out_proven
+from holdover.steps.holders import modules_on_this_machine
+from holdover.steps.plan import Aim
+
+__all__ = ["Rescue", "rescue"]
+
+
+@dataclass
+class Rescue:
+    """What became of each process, and what was got for them."""
+
+    outcomes: dict[int, Outcome]
+    """By pid."""
+    unreadable: tuple[Unreadable, ...]
+    packages: list[PackageFile] = field(default_factory=list)
+    missing: list[PackageFile] = field(default_factory=list)
+    """What has to be had from elsewhere."""
+    bytes_downloaded: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def is_protected(self, item: Item) -> bool:
+        outcome = self.outcomes[item.process.id.pid]
+        return outcome.changed and outcome.state is State.PROTECTED
+
+    def has_failed(self, item: Item) -> bool:
+        return self.outcomes[item.process.id.pid].failed
+
+    def fail(self, items: Iterable[Item], error: HoldoverError) -> None:
+        """They stay as they are, and it is said why."""
+        self._note(error)
+        for item in items:
+            pid = item.process.id.pid
+            before = self.outcomes[pid]
+            reason = f"{before.reason}; not rescued: {error.message}"
+            self.outcomes[pid] = replace(before, reason=reason, failed=True)
+
+    def take_note(self, error: HoldoverError) -> None:
+        """Of what is in the way, but not of all."""
+        self._note(error)
+        self.notes.append(error.message)
+
+    def _note(self, error: HoldoverError) -> None:
+        if isinstance(error, MissingError):
+            self.missing += [file for file in error.files if file not in self.missing]
+            self.notes += error.notes
+        elif error.hint:
+            self.notes.append(error.hint)
+
+    def got(self, fetched: Fetched) -> None:
+        self.packages += [package for package in fetched.packages if package not in self.packages]
+        self.bytes_downloaded += fetched.bytes_downloaded
+        self.notes += fetched.notes
+
+
+def rescue(
+    holdover: Holdover, pids: Collection[int], sources: Sources, *, rehearse: bool = True
+) -> Rescue:
+    """Make processes that are at risk, or defused, find the modules of their builds again.
+
+    Of those that are protected, the ones in `pids` get what their snapshots lack. Raises
+    `StoreError` if the store cannot be used at all; what goes wrong with one build is the outcome
+    of its processes.
+    """
+    seen, everyone = holdover.status()
+    items = [item for item in everyone if not pids or item.process.id.pid in pids]
+    done = Rescue({item.process.id.pid: _as_it_is(item) for item in items}, seen.unreadable)
+    needy = [item for item in items if _is_needy(holdover, item, pids)]
+    _carry_out(done, holdover, Aim.DEFUSE, _endangered(holdover, seen, needy))
+    needy = [item for item in needy if not done.has_failed(item)]
+    _carry_out(done, holdover, Aim.CATCH_UP, _held(holdover, needy))
+    needy = [item for item in needy if not done.is_protected(item)]
+    if needy:
+        with holdover.store.rescuing(holdover.lock_timeout) as place:
+            _find_all(done, holdover, seen, needy, sources, place)
+            found = [item for item in needy if item.process.build.build_id in holdover.rescued]
+            _carry_out(done, holdover, Aim.CATCH_UP, found, rehearse=rehearse)
+            holdover.rescued.clear()
+    holdover.collect()  # the decoys of those that were defused first
+    return done
+
+
+def _as_it_is(item: Item) -> Outcome:
+    return Outcome(item.process, item.state, item.reason, item.delivery, item.snapshot)
+
+
+def _is_needy(holdover: Holdover, item: Item, asked: Collection[int]) -> bool:
+    if item.process.build.program in holdover.disabled:
+        return False
+    if item.state is State.PROTECTED and item.process.id.pid in asked:
+        held = holdover.holding(item.snapshot).snapshot
+        return any(name in held.decoys for name, _ in held.unheld)
+    return item.state in (State.AT_RISK, State.DEFUSED)
+
+
+def _endangered(holdover: Holdover, seen: Scan, items: Iterable[Item]) -> list[Item]:
+    """Those that would find another build's modules: refusing them all costs nothing."""
+    judge = Judge(seen.modules, holdover.store.holdings(), holdover.store.views)
+    at_risk = (item for item in items if item.state is State.AT_RISK)
+    return [item for item in at_risk if judge.replaced(item.process) or not item.process.own]
+
+
+def _held(holdover: Holdover, items: Iterable[Item]) -> list[Item]:
+    """Those that the store has a snapshot for."""
+    items = list(items)
+    if not items:
+        return []
+    planned = holdover.plan(Aim.CATCH_UP, [item.process.id.pid for item in items]).items
+    served = {p.process.id.pid for p in planned if p.deliver and isinstance(p.source, str)}
+    return [item for item in items if item.process.id.pid in served]
+
+
+def _carry_out(
+    done: Rescue, holdover: Holdover, aim: Aim, items: Iterable[Item], *, rehearse: bool = False
+) -> None:
+    pids = [item.process.id.pid for item in items]
+    if pids:  # none would stand for all
+        carry_out = carry_out_proven if rehearse else Holdover.carry_out
+        for outcome in carry_out(holdover, aim, pids).outcomes:
+            done.outcomes[outcome.process.id.pid] = outcome
+
+
+# -- finding ---------------------------------------------------------------------------------------
+
+
+def _find_all(
+    done: Rescue,
+    holdover: Holdover,
+    seen: Scan,
+    needy: Iterable[Item],
+    sources: Sources,
+    place: Path,
+) -> None:
+    """Leaves what was found for each build in `holdover.rescued`."""
+    builds: dict[str, list[Item]] = {}
+    for item in needy:
+        builds.setdefault(item.process.build.build_id, []).append(item)
+    for number, (build_id, items) in enumerate(builds.items()):
+        search = _Search(done, holdover, items, sources, place / str(number))
+        try:
+            holdover.rescued[build_id] = search.find(seen.processes)
+        except HoldoverError as error:
+            holdover.rescued.pop(build_id, None)
+            done.fail(items, error)
+
+
+@dataclass
+class _Search:
+    """For the files of one build; `items` are the processes that need them."""
+
+    done: Rescue
+    holdover: Holdover
+    items: list[Item]
+    sources: Sources
+    place: Path
+
+    @property
+    def build(self) -> Build:
+        return self.items[0].process.build
+
+    @property
+    def program(self) -> Program:
+        return self.holdover.program_of(self.items[0].process)
+
+    def find(self, everyone: Iterable[Process]) -> Rescued:
+        """First with this system's libraries; if these do not serve, with those of its own."""
+        self.place.mkdir()
+        proc, mapped = self.holdover.proc, self.place / "mapped"
+        here = modules_on_this_machine(proc, everyone, self.program, self.build, mapped)
+        found = self._with_packages(here, dependencies=False)
+        failing = self._failing(found)
+        if not failing:
+            return found
+        try:
+            return self._with_packages(here, dependencies=True)
+        except HoldoverError as error:
+            if len(failing) == len(found.modules):
+                raise
+            self.done.take_note(error)
+            return found
+
+    def _with_packages(self, here: dict[Module, str], *, dependencies: bool) -> Rescued:
+        """What is on this machine comes first; packages have the rest."""
+        try:
+            fetched = self._fetch(dependencies=dependencies)
+        except HoldoverError as error:
+            if dependencies or not self._gain(here):
+                raise
+            self.done.take_note(error)
+            origins = {module.path: origin for module, origin in here.items()}
+            return Rescued(tuple(here), None, origins, whole=False)
+        self.done.got(fetched)
+        if dependencies:
+            here = dict(_moved(here, fetched.root / "mapped"))
+        names = {module.name for module in here}
+        more = [module for module in self._modules_in(fetched.root) if module.name not in names]
+        if not (here or more):
+            raise RefusedError("its packages have no modules of its build")
+        origins = {fetched.root / path.lstrip("/"): _said(p) for path, p in fetched.owners.items()}
+        origins |= {module.path: origin for module, origin in here.items()}
+        return Rescued((*here, *more), fetched.root if dependencies else None, origins)
+
+    def _gain(self, here: Iterable[Module]) -> bool:
+        """Whether some process lacks one of them: what it has mapped itself it has."""
+        names = {module.name for module in here}
+        return any(names - item.process.loaded for item in self.items)
+
+    def _fetch(self, *, dependencies: bool) -> Fetched:
+        process, build = self.items[0].process, self.build
+        self.holdover.progress(f"looking for the packages of {build.version or build.program}")
+        wanted = Wanted(
+            executable=process.executable,
+            build_id=build.build_id,
+            version=build.version,
+            directories=build.directories,
+            packages=self.program.packages,
+        )
+        place = self.place / ("system" if dependencies else "build")
+        place.mkdir()
+        progress = self.holdover.progress
+        return fetch(wanted, place, self.sources, dependencies=dependencies, progress=progress)
+
+    def _modules_in(self, root: Path) -> Iterator[Module]:
+        """Those that carry the stamp."""
+        for directory in self.build.directories:
+            for path in sorted((root / directory.relative_to("/")).glob("*.so")):
+                with path.open("rb") as file:
+                    try:
+                        stamp = read_module_stamp(file, self.program)
+                    except ElfError:
+                        continue
+                if stamp == self.build.stamp:
+                    yield Module(path.stem, path, stamp)
+
+    def _failing(self, found: Rescued) -> frozenset[str]:
+        """Names of modules that would not load in one of the processes."""
+        self.holdover.rescued[self.build.build_id] = found
+        seen, _ = self.holdover.status([item.process.id.pid for item in self.items])
+        late = [late for process in seen.processes for late in process.own]
+        return frozenset(entry.name for entry in late if entry.problem and not entry.other)
+
+
+def _moved(modules: dict[Module, str], place: Path) -> Iterator[tuple[Module, str]]:
+    """To where the libraries are that serve them."""
+    place.mkdir()
+    for module, origin in modules.items():
+        path = place / module.path.name
+        path.hardlink_to(module.path)
+        yield replace(module, path=path), origin
+
+
+def _said(package: PackageFile) -> str:
+    return f"{package.file_name} ({package.origin})"
