@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # what the throwaway systems of the tests and the demo are made with; readelf and eu-elflint to
 # compare with
-LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils elfutils
+LAB_PACKAGES := mmdebstrap debian-archive-keyring systemd-container util-linux binutils elfutils gnupg
 # what packages are built with; lintian checks them
 DEB_PACKAGES := dpkg-dev debhelper dh-python
 RPM_PACKAGES := rpm
@@ -56,7 +56,7 @@ $(READY): pyproject.toml
 
 lab-packages:
 	@test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \
-	$(call need,mmdebstrap systemd-nspawn setpriv readelf eu-elflint,$(LAB_PACKAGES))
+	$(call need,mmdebstrap systemd-nspawn setpriv readelf eu-elflint gpg,$(LAB_PACKAGES))
 
 manual-tools:
 	@$(call need,mandoc man zsh fish,$(MANUAL_PACKAGES))

@@ -18,51 +18,14 @@ import pytest
 from lab import Lab
 from lab.archives import Signer, signer, write_archive
 from lab.bases import LabError
+from lab.fetching import EXECUTABLE, PLACE, Fetcher, identify, origins
 
 from holdover.demo.archive import QEMU_PACKAGES
 
 pytestmark = pytest.mark.e2e
 
-EXECUTABLE = "/usr/bin/qemu-system-x86_64"
 SOURCES, ARCHIVES, LISTS = "/etc/apt/sources.list", "/var/cache/apt/archives", "/var/lib/apt/lists"
-PLACE = "/var/tmp/place"
 
-_IDENTIFY = """
-import json, sys
-from pathlib import Path
-from holdover.builds import read_build
-from holdover.programs import load_programs
-(program,) = load_programs()
-with open(sys.argv[1], "rb") as file:
-    build = read_build(file, program)
-print(json.dumps({
-    "executable": sys.argv[1], "build_id": build.build_id, "version": build.version,
-    "directories": [str(path) for path in build.directories], "packages": program.packages,
-}))
-"""
-_FETCH = """
-import dataclasses, json, sys
-from pathlib import Path
-from holdover.errors import HoldoverError
-from holdover.packages.fetch import Sources, Wanted, fetch
-wanted, sources, place, dependencies = json.loads(sys.argv[1])
-wanted["executable"] = Path(wanted["executable"])
-wanted["directories"] = tuple(map(Path, wanted["directories"]))
-if "directory" in sources:
-    sources["directory"] = Path(sources["directory"])
-Path(place).mkdir(exist_ok=True)
-told = []
-try:
-    done = fetch(
-        Wanted(**wanted), Path(place), Sources(**sources), dependencies=dependencies,
-        progress=told.append,
-    )
-    answer = dataclasses.asdict(done)
-except HoldoverError as error:
-    answer = {"error": type(error).__name__, "text": str(error)}
-    answer["files"] = [dataclasses.asdict(file) for file in getattr(error, "files", ())]
-print(json.dumps({**answer, "told": told}, default=str))
-"""
 _SERVE = """
 import http.server, os, sys
 os.chdir(sys.argv[1])
@@ -78,21 +41,11 @@ class Host:
     """The system, and the build that it had before."""
 
     lab: Lab
-    build: dict[str, Any]
+    fetch: Fetcher
     kept: Path
     """Copies of the older build's package files."""
     sources: str
     """Lines of sources.list."""
-
-    def fetch(
-        self, *, dependencies: bool = False, build: dict[str, Any] | None = None, **sources: Any
-    ) -> dict[str, Any]:
-        """What came of it; `sources` as in `Sources`."""
-        words = json.dumps([build or self.build, sources, PLACE, dependencies])
-        answer: dict[str, Any] = json.loads(
-            self.lab.root.run("python3", "-I", "-c", _FETCH, words).stdout
-        )
-        return answer
 
     def path(self, inside: str) -> Path:
         return self.lab.path(inside)
@@ -129,7 +82,7 @@ def _escaped(version: str) -> str:
 @pytest.fixture(scope="module")
 def upgraded(base: Path, scratch: Path) -> Iterator[Host]:
     with Lab.with_holdover(base, scratch) as lab:
-        done = lab.root.run("python3", "-I", "-c", _IDENTIFY, EXECUTABLE)
+        fetch = Fetcher(lab, identify(lab, EXECUTABLE))
         assert lab.upgrade().returncode == 0
         kept = lab.path("/srv/kept")
         kept.mkdir()
@@ -139,7 +92,7 @@ def upgraded(base: Path, scratch: Path) -> Iterator[Host]:
         assert len(list(kept.iterdir())) == len(QEMU_PACKAGES)
         shutil.copytree(lab.path(LISTS), lab.path("/srv/lists"))
         shutil.copytree(lab.path(ARCHIVES), lab.path("/srv/archives"))
-        yield Host(lab, json.loads(done.stdout), kept, lab.path(SOURCES).read_text())
+        yield Host(lab, fetch, kept, lab.path(SOURCES).read_text())
 
 
 @pytest.fixture
@@ -161,14 +114,11 @@ def key() -> Iterator[Signer]:
         yield made
 
 
-def origins(answer: dict[str, Any]) -> set[str]:
-    assert "error" not in answer, answer
-    return {file["origin"] for file in answer["packages"]}
-
-
 def modules(host: Host, answer: dict[str, Any]) -> list[str]:
     """Names of the modules that were unpacked, each of them owned by a package."""
-    found = [path for path in answer["owners"] if path.startswith(host.build["directories"][0])]
+    found = [
+        path for path in answer["owners"] if path.startswith(host.fetch.build["directories"][0])
+    ]
     for path in found:
         assert host.path(f"{answer['root']}{path}").is_file(), path
     return found
@@ -395,13 +345,13 @@ def test_hooks_of_the_machine_do_not_run(host: Host) -> None:
 
 def test_version_that_says_no_package_is_found_by_build_id(host: Host) -> None:
     """The newer one is looked at first, and is another build."""
-    answer = host.fetch(build={**host.build, "version": "7.2.99 ()"}, network=False)
+    answer = host.fetch(build={"version": "7.2.99 ()"}, network=False)
     assert origins(answer) == {"package cache"}
     assert {file["version"] for file in answer["packages"]} == {host.lab.older}
     assert any(host.lab.newer in note for note in answer["notes"])
 
 
 def test_build_that_no_package_has_is_not_given(host: Host) -> None:
-    answer = host.fetch(build={**host.build, "build_id": "0" * 40}, network=False)
+    answer = host.fetch(build={"build_id": "0" * 40}, network=False)
     assert answer["error"] in ("CommandError", "MissingError")
-    assert host.build["build_id"] in answer["text"]
+    assert host.fetch.build["build_id"] in answer["text"]

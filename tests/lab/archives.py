@@ -17,6 +17,7 @@ class Signer:
     """A key that nobody trusts before he has `public`."""
 
     def __init__(self, home: Path) -> None:
+        self._home = home
         self._gpg = ("gpg", "--homedir", str(home), "--batch", "--quiet", "--yes")
         key = ("--quick-generate-key", "Lab <lab@localhost>", "ed25519", "sign", "never")
         run(*self._gpg, "--passphrase", "", *key)
@@ -26,6 +27,15 @@ class Signer:
         """Write InRelease beside a Release file."""
         signed = str(release.with_name("InRelease"))
         run(*self._gpg, "--clear-sign", "--output", signed, str(release))
+
+    def sign_package(self, package: Path) -> None:
+        """Put a signature into an rpm package, as a new file: others may have links to it."""
+        copy = package.with_name(f"{package.name}.signed")
+        shutil.copy(package, copy)
+        macros = {"_gpg_name": "lab@localhost", "_gpg_path": self._home, "__gpg": "/usr/bin/gpg"}
+        defined = (word for key, value in macros.items() for word in ("--define", f"{key} {value}"))
+        run("rpmsign", *defined, "--addsign", copy)
+        copy.rename(package)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class PackageFile:
     size: int
     """Bytes; 0 if no index knows it."""
     address: str
-    """Where it can be downloaded; "" if that is not known."""
+    """Where it can be downloaded, or its path on any mirror; "" if that is not known."""
     origin: str = ""
     """Where it was taken from, for people."""
 

@@ -4,6 +4,7 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -141,7 +142,7 @@ class _Fetch:
         if absent and self.indexes.online:
             self._download(index, absent)
             found |= {file: self.holdings.find(file) for file in absent}
-        self.missing = tuple(file for file, taken in found.items() if taken is None)
+        self.missing = tuple(_elsewhere(file) for file, taken in found.items() if taken is None)
         return () if self.missing else tuple(taken for taken in found.values() if taken)
 
     def _have(self, file: PackageFile) -> PackageFile | None:
@@ -201,6 +202,13 @@ class _Fetch:
                 below = [f"{c}/binary-{self.host.architecture}/Packages.xz" for c in components]
                 for name in (f"dists/{suite}/{path}" for path in ("InRelease", *below)):
                     yield PackageFile("", "", "", name, "", 0, f"{uri.rstrip('/')}/{name}")
+
+
+def _elsewhere(file: PackageFile) -> PackageFile:
+    """Of an index that was brought nobody knows the mirror: the path on any of them is left."""
+    where = file.address
+    at = where.find("/pool/") if where.startswith("file:") else -1
+    return file if at < 0 else replace(file, address=where[at + 1 :])
 
 
 def _only(called: str, path: Path) -> Place:

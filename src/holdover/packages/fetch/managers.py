@@ -51,33 +51,52 @@ class Manager:
             return str(error)
         return ""
 
-    def download(self, packages: Sequence[str], *, dependencies: bool) -> Path:
-        """Download packages, each NAME-VERSION-RELEASE; where they are then. Raises `CommandError`.
+    @property
+    def downloads(self) -> Path:
+        return self.private / "packages"
 
-        The manager compares them with the index; it does not look at signatures.
+    def download(self, packages: Sequence[str], *, dependencies: bool) -> str:
+        """Download packages, each NAME-VERSION-RELEASE, to `downloads`; what was said of problems.
+
+        The manager compares them with the index; only zypper looks at signatures. Raises
+        `CommandError`.
         """
-        target = self.private / "packages"
+        target = self.downloads
         if self.name == "zypper":
             quick, resolving = ["download"], ["install", "--download-only", "--no-recommends"]
-            self._run(*(resolving if dependencies else quick), *packages)
-        elif self.name == "dnf" and not self._has_download():
+            return self._run(*(resolving if dependencies else quick), *packages)
+        if self.name == "dnf" and not self._has_download():
             root = (f"--installroot={self.private}/root", f"--setopt=reposdir={self.repositories}")
-            self._run(*root, "install", "--downloadonly", f"--downloaddir={target}", *packages)
-        else:
-            all_of_them = ("--resolve", "--alldeps") if dependencies else ()
-            self._run("download", *all_of_them, f"--destdir={target}", *packages)
-        return target
+            how = ("install", "--downloadonly", f"--downloaddir={target}", "--nogpgcheck")
+            return self._run(
+                *root, *how, *packages
+            )  # a root without keys: signatures are for later
+        all_of_them = ("--resolve", "--alldeps") if dependencies else ()
+        return self._run("download", *all_of_them, f"--destdir={target}", *packages)
 
-    def _run(self, *words: str) -> None:
+    def _run(self, *words: str) -> str:
+        if self.name == "zypper":
+            self._bring_keys()
         prefix = self._zypper() if self.name == "zypper" else self._dnf()
-        run(*prefix, *words, timeout=_TIMEOUT)
+        return run(*prefix, *words, timeout=_TIMEOUT).stderr.strip()
+
+    def _bring_keys(self) -> None:
+        """zypper trusts the keys in the database of the root that it works on."""
+        root, keys = self.private / "root", self.private / "keys.asc"
+        if root.exists():
+            return
+        root.mkdir(parents=True)
+        trusted = run("rpm", "--query", "gpg-pubkey", "--qf", r"%{DESCRIPTION}\n", check=False)
+        if "-----BEGIN PGP" in trusted.stdout:
+            keys.write_text(trusted.stdout)
+            run("rpmkeys", "--root", root, "--import", keys)
 
     def _zypper(self) -> tuple[str, ...]:
         log = f"ZYPP_LOGFILE={self.private}/zypper.log"
         return (
             *("env", log, "zypper", "--non-interactive", "--quiet"),
             *("--root", f"{self.private}/root", "--reposd-dir", str(_ZYPP_REPOSITORIES)),
-            *("--cache-dir", str(self.cache), "--pkg-cache-dir", f"{self.private}/packages"),
+            *("--cache-dir", str(self.cache), "--pkg-cache-dir", str(self.downloads)),
         )
 
     def _dnf(self) -> tuple[str, ...]:

@@ -184,15 +184,21 @@ class _Fetch:
         size = sum(entry.file.size for entry in entries) / 1e6
         self.progress(f"downloading {len(entries)} packages, {size:.1f} MB")
         names = [f"{entry.file.name}-{entry.version}" for entry in entries]
-        directory = manager.download(names, dependencies=False)
-        self.downloaded += sum(entry.file.size for entry in entries)
-        return files_below(directory, "archive", ".rpm")
+        said = manager.download(names, dependencies=False)
+        place = files_below(manager.downloads, "archive", ".rpm")
+        had = [entry.file.size for entry in entries if entry.file.file_name in place.files]
+        self.downloaded += sum(had)
+        if len(had) < len(entries):
+            self.notes.append(said)
+        return place
 
     def _with_dependencies(self, manager: Manager, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """These, and all that they depend on: the manager downloads what it resolves."""
         self.progress("downloading the packages with all that they depend on")
         names = [f"{entry.file.name}-{entry.version}" for entry in entries]
-        place = files_below(manager.download(names, dependencies=True), "archive", ".rpm")
+        if said := manager.download(names, dependencies=True):
+            self.notes.append(said)
+        place = files_below(manager.downloads, "archive", ".rpm")
         known = {path.rsplit("-", 2)[0] for path in place.files}
         named = self._read(manager.cache, known.__contains__)
         others = [entry for entry in named if entry.file.file_name in place.files]

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Package files that are verified while they are copied, and what of them is unpacked where."""
+
+import hashlib
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdover.errors import CommandError, MalformedError
+from holdover.packages.fetch import PackageFile
+from holdover.packages.fetch.package_files import Holdings, copy_verified, files_below
+from holdover.packages.fetch.unpacking import of_use, plain, unpack
+from holdover.run import reading
+
+CONTENT = b"a package"
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+ALL = of_use(Path("/usr/bin/program"), (Path("/opt/modules"),))
+
+
+def package(digest: str = DIGEST, size: int = len(CONTENT)) -> PackageFile:
+    return PackageFile("a", "1", "amd64", "a_1_amd64.deb", digest, size, "")
+
+
+def archive(*members: tuple[str, Callable[[tarfile.TarInfo], None], bytes]) -> io.BytesIO:
+    """A tar archive; each member is changed by its function."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, change, content in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.uid = len(content), 0o4755, 1000
+            change(info)
+            tar.addfile(info, io.BytesIO(content))
+    file.seek(0)
+    return file
+
+
+def keep(_: tarfile.TarInfo) -> None:
+    return None
+
+
+def link(target: str, kind: bytes = tarfile.SYMTYPE) -> Callable[[tarfile.TarInfo], None]:
+    def change(info: tarfile.TarInfo) -> None:
+        info.type, info.linkname = kind, target
+
+    return change
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """With a merged /usr."""
+    made = tmp_path / "root"
+    (made / "usr/lib").mkdir(parents=True)
+    (made / "lib").symlink_to("usr/lib")
+    return made
+
+
+# -- verified copies -------------------------------------------------------------------------------
+
+
+def test_file_with_its_digest_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(CONTENT)
+    assert copy_verified(tmp_path / "source", tmp_path / "copy", package()) == ""
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "file", "said"),
+    [
+        (b"A package", package(), hashlib.sha256(b"A package").hexdigest()),
+        (CONTENT + b"!", package(), hashlib.sha256(CONTENT + b"!").hexdigest()),
+        (CONTENT[:-1], package(), "the index says sha256:"),
+        (CONTENT, package("md5:00"), "can be relied on"),
+        (CONTENT, package(""), "can be relied on"),
+    ],
+)
+def test_any_other_is_refused_and_leaves_nothing(
+    tmp_path: Path, content: bytes, file: PackageFile, said: str
+) -> None:
+    (tmp_path / "source").write_bytes(content)
+    assert said in copy_verified(tmp_path / "source", tmp_path / "copy", file)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_pipe_in_place_of_a_file_does_not_hold_us_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "source")
+    said = copy_verified(tmp_path / "source", tmp_path / "copy", package())
+    assert said.endswith("is no regular file")
+
+
+def test_copy_is_looked_at_again_and_keeps_its_origin(tmp_path: Path) -> None:
+    notes: list[str] = []
+    holdings = Holdings(tmp_path / "own", notes)
+    (tmp_path / "cache/partial").mkdir(parents=True)
+    (tmp_path / "cache/partial/a_1_amd64.deb").write_bytes(b"")
+    assert holdings.find(package()) is None
+    place = files_below(tmp_path / "cache", "/srv/there", ".deb")
+    assert holdings.take(package(), ["a_1_amd64.deb"], [place]) is None
+    (tmp_path / "cache/a_1_amd64.deb").write_bytes(CONTENT)
+    place = files_below(tmp_path / "cache", "/srv/there", ".deb")
+    taken = holdings.take(package(), ["a_1_amd64.deb"], [place])
+    assert taken is not None
+    assert taken.origin == "/srv/there"
+    assert Holdings(tmp_path / "own", notes).find(package()) == taken
+    holdings.path(taken).write_bytes(b"A package")
+    assert holdings.find(package()) is None
+    assert notes == []
+
+
+# -- unpacking -------------------------------------------------------------------------------------
+
+
+def test_only_what_is_of_use_is_unpacked_and_without_rights(root: Path) -> None:
+    done = unpack(
+        archive(
+            ("./lib/x86/liba.so.1.2", keep, b"a"),
+            ("./usr/bin/program", keep, b"p"),
+            ("./usr/bin/other", keep, b"o"),
+            ("./opt/modules/m.so", keep, b"m"),
+            ("./etc/passwd", keep, b"x"),
+        ),
+        root,
+        ALL,
+    )
+    assert done == ("/usr/lib/x86/liba.so.1.2", "/usr/bin/program", "/opt/modules/m.so")
+    for path in done:
+        assert stat.S_IMODE((root / path[1:]).stat().st_mode) == 0o755
+        assert (root / path[1:]).stat().st_uid == os.geteuid()
+
+
+def test_links_stay_below_the_root(root: Path) -> None:
+    unpack(
+        archive(
+            ("./usr/lib/x/liba.so.1", link("liba.so.1.2"), b""),
+            ("./usr/lib/x/absolute", link("/lib/y/z"), b""),
+            ("./usr/lib/x/climbing", link("../../../../../../etc/passwd"), b""),
+        ),
+        root,
+        ALL,
+    )
+    at = root / "usr/lib/x"
+    assert (at / "liba.so.1").readlink() == Path("liba.so.1.2")
+    assert (at / "absolute").readlink() == Path("../y/z")
+    assert (at / "climbing").resolve() == root / "etc/passwd"
+
+
+def test_names_that_lead_through_a_link_stay_below_the_root(root: Path, tmp_path: Path) -> None:
+    (root / "usr/lib/out").symlink_to(tmp_path)
+    with pytest.raises(MalformedError, match="leads out of it"):
+        unpack(archive(("./usr/lib/out/x", keep, b"x")), root, ALL)
+    assert not (tmp_path / "x").exists()
+
+
+def test_devices_and_names_that_climb_are_not_made(root: Path) -> None:
+    def device(info: tarfile.TarInfo) -> None:
+        info.type = tarfile.CHRTYPE
+
+    done = unpack(
+        archive(
+            ("./usr/lib/null", device, b""),
+            ("./usr/lib/../../../x", keep, b"x"),
+            ("./usr/lib/hard", link("./usr/lib/none", tarfile.LNKTYPE), b""),
+            ("./usr/lib/a", keep, b"a"),
+            ("./usr/lib/b", link("./usr/lib/a", tarfile.LNKTYPE), b""),
+        ),
+        root,
+        ALL,
+    )
+    assert done == ("/usr/lib/a", "/usr/lib/b")
+
+
+def test_later_package_replaces_a_file_and_does_not_write_through_a_link(root: Path) -> None:
+    (root / "usr/lib/target").write_text("t")
+    (root / "usr/lib/a").symlink_to("target")
+    unpack(archive(("./usr/lib/a", keep, b"a")), root, ALL)
+    assert (root / "usr/lib/target").read_text() == "t"
+
+
+@given(st.text(max_size=20) | st.sampled_from(["..", "./", "/", "lib", "lib/../x", "a\0b"]))
+def test_plain_paths_are_absolute_and_do_not_climb(name: str) -> None:
+    path = plain(name)
+    assert not path or (path.startswith("/") and ".." not in path.split("/"))
+
+
+@given(st.binary(max_size=600))
+def test_no_archive_breaks_the_reader(data: bytes) -> None:
+    with suppress(MalformedError):
+        unpack(io.BytesIO(data), Path("/none"), lambda _: False)
+
+
+# -- output as it comes ----------------------------------------------------------------------------
+
+
+def test_output_of_a_command_is_read_as_it_comes(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"abc")
+    with reading("cat", source=tmp_path / "in") as output:
+        assert output.read(1) == b"a"
+
+
+def test_command_that_fails_at_its_end_is_an_error() -> None:
+    with pytest.raises(CommandError, match="failed with 3") as failed:  # noqa: SIM117
+        with reading("sh", "-c", "echo out; echo why >&2; exit 3") as output:
+            assert output.read() == b"out\n"
+    assert failed.value.hint == "why"
+    with pytest.raises(CommandError, match="not installed"), reading("/no/such/program"):
+        pass
