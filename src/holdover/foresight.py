@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdover.errors import HoldoverError
-from holdover.lateloads import LateLoads
-from holdover.model import Installed, Module, Process
+from holdover.lateloads import LateLoads, Sight
+from holdover.model import Installed, LateLoad, Module, Process
 from holdover.procfs import ProcFs, file_id
 from holdover.search import directories, first_found
 
@@ -40,6 +40,8 @@ class Foresight:
                 on_disk = self.late.of(sight, first_found(own, where).values())
                 view = self._view(process)
                 late = self.late.of(sight, _modules_in(view), view) if view else on_disk
+                if not view and process.fallback:
+                    late = self._with_fallback(sight, on_disk, process.fallback)
         except (HoldoverError, OSError) as error:
             return replace(process, unforeseen=str(error))
         return replace(process, own=on_disk, late=late)
@@ -50,6 +52,14 @@ class Foresight:
         if first is not None:
             return first if first.parent == self.views else None
         return self.view_files.get(process.covered_by)
+
+    def _with_fallback(
+        self, sight: Sight, on_disk: tuple[LateLoad, ...], view: Path
+    ) -> tuple[LateLoad, ...]:
+        """What lies on disk comes first, and if it does not load, it is as if it were not there."""
+        last = {late.name: late for late in self.late.of(sight, _modules_in(view), view)}
+        first = {late.name: late for late in on_disk if not late.problem}
+        return tuple((last | first).values())
 
     def installed(self, found: Installed) -> Installed:
         own = [module for module in self.modules if module.stamp == found.build.stamp]

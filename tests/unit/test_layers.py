@@ -35,7 +35,7 @@ LAYERS = {
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
     ),
     "definitions": ("programs", "packages", "builds"),
-    "store": ("store", "staging", "pins", "released", "durable"),
+    "store": ("store", "staging", "pins", "released", "durable", "fallbacks"),
     "steps": ("steps",),
     "flow": ("flow", "delivering", "proving", "releasing", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),

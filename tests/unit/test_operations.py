@@ -26,6 +26,7 @@ SPOKEN = (
     *("steps/plan.py", "steps/verify.py", "steps/scan.py", "steps/capture.py", "steps/collect.py"),
     *("steps/rehearse.py", "steps/explain.py", "steps/preview.py", "proving.py", "standin.py"),
     *("steps/deliver/environment.py", "steps/deliver/mount.py", "covering.py", "mounts.py"),
+    *("steps/deliver/fallback.py", "fallbacks.py", "judging.py", "releasing.py"),
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "store.py", "staging.py", "durable.py"),
     *("rehearsal.py", "run.py", "cli/hooks.py", "cli/unseen.py", "leaving.py", "cli/leaving.py"),
@@ -45,6 +46,7 @@ NOT_FOR_OPERATORS = {
     *("prepare the store", "clean the store", "write to the store", "commit a snapshot"),
     *("remove a snapshot", "record a rehearsal", "read the leases", "write a lease"),
     *("drop a lease", "read the store", "write the decoys"),
+    *("make … lead to what is held", "remove …", "read which fallback directories there are"),
     *("hold …", "looking at processes", "holding the modules of …", "rehearsing …"),
     # how a library is found
     "mapped already",
