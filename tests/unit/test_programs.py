@@ -191,6 +191,9 @@ def test_definitions_are_loaded_by_name_from_any_directory(tmp_path: Path) -> No
         changed("[[rehearse]]", "# ").replace("[build]", "rehearse = 3\n[build]"),
         changed("complaint = '", "complaint = 'x' # '"),
         changed("[build]", "build = 3\n[other]"),
+        changed("(?P<name>", "("),
+        changed("goes_on = '", "goes_on = 5 # '"),
+        changed("[fallback]\n", "[other]\n").replace("[build]", "fallback = 3\n[build]"),
     ],
 )
 def test_a_definition_that_makes_no_sense_is_malformed(text: str) -> None:
@@ -240,6 +243,10 @@ def test_any_text_is_a_definition_or_malformed(text: str) -> None:
 )
 def test_a_list_of_files_names_an_executable_or_not(files: str, is_there: bool) -> None:
     assert QEMU.is_among(files) is is_there
+
+
+def test_definition_without_a_fallback_has_none() -> None:
+    assert parse_program(changed("[fallback]\n", "[other]\n")).fallback is None
 
 
 # -- rehearsals --------------------------------------------------------------------------------
