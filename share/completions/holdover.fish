@@ -37,7 +37,7 @@ complete -c holdover -n '__fish_seen_subcommand_from explain' -a '(__holdover_pr
 complete -c holdover -n '__fish_seen_subcommand_from preview' -s v -l verbose -d 'show each module as well'
 complete -c holdover -n '__fish_seen_subcommand_from protect' -l dry-run -d 'say what would be done, and why'
 complete -c holdover -n '__fish_seen_subcommand_from protect' -l rehearse -d 'deliver only what loads in a scratch process, see `holdover rehearse`'
-complete -c holdover -n '__fish_seen_subcommand_from protect' -l delivery -x -a 'environment mount' -d 'only this one; overrides the setting deliveries'
+complete -c holdover -n '__fish_seen_subcommand_from protect' -l delivery -x -a 'environment mount fallback-dir' -d 'only this one; overrides the setting deliveries'
 complete -c holdover -n '__fish_seen_subcommand_from protect' -a '(__holdover_processes)'
 complete -c holdover -n '__fish_seen_subcommand_from rehearse' -a '(__holdover_processes)'
 complete -c holdover -n '__fish_seen_subcommand_from release' -l force -d 'even if a late load may kill it'

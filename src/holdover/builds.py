@@ -22,12 +22,14 @@ def read_build(file: BinaryIO, program: Program) -> Build:
     elf = ElfFile(file)
     constants = b"\0".join(_constant_data(elf))
     stamp = program.stamp.search(constants)
+    version = _first_group(program.version, constants)
     return Build(
         program=program.name,
         build_id=elf.build_id,
         stamp=stamp[0].decode() if stamp else None,
-        version=_first_group(program.version, constants),
+        version=version,
         directories=tuple(Path(name) for name in _all_groups(program.directory, constants)),
+        fallback=program.fallback.of(version, constants) if program.fallback else None,
     )
 
 

@@ -1,36 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
 """The choice among the ways to make a process see a view, by name; `steps/deliver` has the ways."""
 
-from pathlib import Path
-
-from holdover.model import Delivery, Process
+from holdover.model import Delivery, Holding, Process, Scan
 from holdover.procfs import ProcFs
 from holdover.programs import Program
-from holdover.steps.deliver import environment, mount
+from holdover.steps.deliver import environment, fallback, mount
+from holdover.steps.verify import verify
+from holdover.store import Store
 
-__all__ = ["point", "take_back", "seen_at"]
+__all__ = ["point", "take_back", "problem_of", "in_place", "tidy"]
 
 
-def point(proc: ProcFs, process: Process, program: Program, delivery: Delivery, view: Path) -> None:
-    """Make the process find `view` first; raises as the delivery's own `deliver` says."""
+def point(
+    proc: ProcFs,
+    store: Store,
+    process: Process,
+    program: Program,
+    delivery: Delivery,
+    holding: Holding,
+) -> None:
+    """Make the process find the view; raises as the delivery's own `deliver` says."""
     match delivery:
         case Delivery.ENVIRONMENT:
-            environment.deliver(proc, process, program.variable, view)
+            environment.deliver(proc, process, program.variable, holding.view)
         case Delivery.MOUNT:
-            mount.deliver(proc, process, view)
+            mount.deliver(proc, process, holding.view)
+        case Delivery.FALLBACK:
+            fallback.deliver(proc, process, store.fallbacks, holding.view)
 
 
 def take_back(
-    proc: ProcFs, process: Process, program: Program, delivery: Delivery, view: Path
+    proc: ProcFs,
+    store: Store,
+    process: Process,
+    program: Program,
+    delivery: Delivery,
+    holding: Holding,
 ) -> None:
     """Undo what `point` did; what was there before counts again."""
     match delivery:
         case Delivery.ENVIRONMENT:
             environment.release(proc, process, program.variable)
         case Delivery.MOUNT:
-            mount.release(proc, process, view)
+            mount.release(proc, process, holding.view)
+        case Delivery.FALLBACK:
+            fallback.release(process, store.fallbacks)
 
 
-def seen_at(process: Process, delivery: Delivery, view: Path) -> Path:
-    """Where the process finds the view, as it names that place."""
-    return process.build.directories[0] if delivery is Delivery.MOUNT else view
+def problem_of(proc: ProcFs, process: Process, delivery: Delivery, holding: Holding) -> str:
+    """Why the process does not find what is held where the delivery put it, or ""."""
+    where = process.build.directories[0] if delivery is Delivery.MOUNT else holding.view
+    problem = verify(proc, process, holding, where)
+    if delivery is Delivery.FALLBACK:
+        problem = problem or fallback.problem_of(proc, process, holding.view)
+    return problem
+
+
+# -- directories that all processes of a build share ----------------------------------------------
+
+
+def in_place(store: Store, process: Process, wanted: Holding) -> Holding:
+    """What its fallback directory leads to already, for another executable of the same build, if
+    that has all that is wanted."""
+    view = process.build.fallback and store.fallbacks.view_at(process.build.fallback)
+    there = next((h for h in store.holdings() if h.view == view), None)
+    if there is None or there.damage or there.snapshot.stamp != wanted.snapshot.stamp:
+        return wanted
+    return there if wanted.snapshot.modules <= there.snapshot.modules else wanted
+
+
+def tidy(store: Store, seen: Scan, *, everybody: bool) -> None:
+    """Take fallback directories away that are no use, or half made; the caller is the writer.
+
+    With `everybody`, also those where nobody who was seen looks. While modules of the same build
+    lie on disk, the package that owns them may write through the links when it is replaced.
+    """
+    on_disk = {module.stamp for module in seen.modules}
+    looked_at = {process.build.fallback for process in seen.processes}
+    stamps = {holding.view: holding.snapshot.stamp for holding in store.holdings()}
+    for directory, view in store.fallbacks.all().items():
+        idle = everybody and not seen.unreadable and directory not in looked_at
+        gone = view is None or not view.is_dir()
+        own = view is not None and stamps.get(view) and stamps[view] in on_disk
+        if gone or idle or own:
+            store.fallbacks.remove(directory)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdover.answers import Explanation, Preview
-from holdover.delivering import point, seen_at
+from holdover.delivering import in_place, point, problem_of, tidy
 from holdover.errors import (
     DamagedError,
     HoldoverError,
@@ -21,6 +21,7 @@ from holdover.errors import (
     UnreadableError,
     VanishedError,
 )
+from holdover.judging import READY
 from holdover.lateloads import PATIENCE, LateLoads
 from holdover.model import (
     Capture,
@@ -69,7 +70,7 @@ class Holdover:
     proc: ProcFs = field(default_factory=ProcFs)
     store: Store = field(default_factory=Store)
     programs: tuple[Program, ...] = field(default_factory=load_programs)
-    deliveries: tuple[Delivery, ...] = (Delivery.ENVIRONMENT, Delivery.MOUNT)
+    deliveries: tuple[Delivery, ...] = tuple(Delivery)
     disabled: tuple[str, ...] = ()
     """Names of programs that are looked at and left alone."""
     lock_timeout: float = 10.0
@@ -124,8 +125,10 @@ class Holdover:
 
     def plan(self, aim: Aim, pids: Collection[int] = (), touches: Touches = always) -> Plan:
         """What `carry_out` would do; takes no lock and changes nothing."""
-        installed = aim is Aim.PROTECT
-        seen = without_programs(self._scan(pids, installed=installed), self.disabled)
+        return self._decide(self._scan(pids, installed=aim is Aim.PROTECT), aim, touches)
+
+    def _decide(self, seen: Scan, aim: Aim, touches: Touches) -> Plan:
+        seen = without_programs(seen, self.disabled)
         holdings = self.store.holdings()
         decided = plan(seen, holdings, self.deliveries, self.store.views, aim, touches)
         return without(decided, self.disabled)
@@ -159,7 +162,7 @@ class Holdover:
         self.progress("looking at processes")
         self._late = self._late or self._foresight()
         self._stderr = self._stderr or Stderr(self.proc, journal=self.ask_journal)
-        return scan(
+        seen = scan(
             *self._where,
             pids=pids,
             installed=installed,
@@ -167,6 +170,16 @@ class Holdover:
             stderr=self._stderr if late else None,
             rescued=self.rescued,
         )
+        return self._with_promises(seen)
+
+    def _with_promises(self, seen: Scan) -> Scan:
+        """With what is held for those who are to be served by their fallback directory."""
+        if not any(process.build.fallback for process in seen.processes):
+            return seen
+        leases = (lease for lease in self.store.leases() if lease.delivery == Delivery.FALLBACK)
+        promised = {lease.process: lease.snapshot for lease in leases}
+        processes = (replace(p, promised=promised.get(p.id, "")) for p in seen.processes)
+        return replace(seen, processes=tuple(processes))
 
     def _holdings(self) -> tuple[Holding, ...]:
         return self.store.holdings() if self._known is None else self._known
@@ -183,8 +196,7 @@ class Holdover:
         if item.state not in (State.PROTECTED, State.DEFUSED) or item.delivery is None:
             return item
         holding = _holding(holdings, item.snapshot)
-        where = seen_at(item.process, item.delivery, holding.view)
-        problem = verify(self.proc, item.process, holding, where)
+        problem = problem_of(self.proc, item.process, item.delivery, holding)
         return replace(item, state=State.AT_RISK, reason=problem) if problem else item
 
     @contextmanager
@@ -207,7 +219,9 @@ class Holdover:
     ) -> Result:
         """Do what the plan says. With `transaction`, also hold what it is about to replace."""
         with self.writing():
-            decided = self.plan(aim, pids, touches)
+            seen = self._scan(pids, installed=aim is Aim.PROTECT)
+            tidy(self.store, seen, everybody=False)
+            decided = self._decide(seen, aim, touches)
             before = self.store.ids()
             self._taken.clear()
             self._read.clear()
@@ -239,13 +253,18 @@ class Holdover:
     def _deliver(self, item: Item, delivery: Delivery) -> Outcome:
         process = item.process
         holding = self.holding(item.source)
+        if delivery is Delivery.FALLBACK:
+            holding = in_place(self.store, process, holding)
         if holding.rehearsal_failure and holding.snapshot.id == item.snapshot:
             raise RefusedError(f"what is on disk is no better: {item.reason}")
         self._check(holding, process, delivery)
         lease = self.lease(process.id, holding.snapshot.id, process.name, str(delivery))
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
+        if delivery is Delivery.FALLBACK and process.own:
+            return self._promise(item, lease)
+        program = self.program_of(process)
         try:
-            point(self.proc, process, self.program_of(process), delivery, holding.view)
+            point(self.proc, self.store, process, program, delivery, holding)
         except (HoldoverError, OSError):
             if self._look_again(process).snapshot != lease.snapshot:
                 self.store.drop_lease(lease)
@@ -258,11 +277,25 @@ class Holdover:
         failed = after.state not in (State.PROTECTED, State.DEFUSED)
         return Outcome(process, after.state, after.reason, delivery, lease.snapshot, True, failed)
 
+    def _promise(self, item: Item, lease: Lease) -> Outcome:
+        """Hold what its fallback directory is to lead to, once it has to: not while the package
+        that has modules of its build on disk may write to that directory."""
+        process = item.process
+        self.drop_leases(process.id, but=lease)
+        self.store.released.forget(process.id)
+        failed = item.state is not State.CURRENT
+        then = f"{process.build.fallback} is not used as long as some of its own lie on disk"
+        reason = f"{item.reason}; {then if failed else READY}"
+        by = Delivery.FALLBACK
+        return Outcome(process, item.state, reason, by, lease.snapshot, changed=True, failed=failed)
+
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now, and whether that would load."""
         known = {process.executable_file: process.build}  # it is held open by the process
         pid, late, stderr = process.id.pid, self._late, self._stderr
-        seen = scan(*self._where, pids=[pid], known=known, late=late, stderr=stderr)
+        seen = self._with_promises(
+            scan(*self._where, pids=[pid], known=known, late=late, stderr=stderr)
+        )
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
         if [found.id for found in seen.processes] != [process.id]:
@@ -302,7 +335,7 @@ class Holdover:
             failure = self.proven.get(holding.snapshot.id, "this is another snapshot; try again")
             if failure:
                 raise RefusedError(f"rehearsal: {failure}")
-        if delivery is Delivery.ENVIRONMENT:
+        if delivery is not Delivery.MOUNT:
             hidden = verify(self.proc, process, holding, holding.view)
             if hidden:
                 raise RefusedError(f"process {process.id.pid}: {hidden}")
@@ -325,9 +358,12 @@ class Holdover:
             pinned = self.store.pins.valid(self.pin_lifetime)
             leases = self.store.leases()
             live = {held.snapshot for held in leases if self.proc.is_alive_in(held) is not False}
-            everything_is_needed = self.store.ids() <= live | pinned
-            seen = Scan((), ()) if everything_is_needed else self._scan(late=False)
-            return collect(self.store, seen, self.proc.is_alive_in, pinned, dry_run=dry_run)
+            quiet = self.store.ids() <= live | pinned and not self.store.fallbacks.all()
+            seen = Scan((), ()) if quiet else self._scan(late=False)
+            done = collect(self.store, seen, self.proc.is_alive_in, pinned, dry_run=dry_run)
+            if not (dry_run or quiet or done.kept_because):
+                tidy(self.store, seen, everybody=True)
+            return done
 
     def lease(self, process: ProcessId, snapshot: str, name: str, delivery: str = "") -> Lease:
         """For a process as it is counted here."""

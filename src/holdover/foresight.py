@@ -48,6 +48,8 @@ class Foresight:
                 on_disk = self.late.of(sight, first_found(own, where).values())
                 view = self._view(process)
                 late = self.late.of(sight, _modules_in(view), view) if view else on_disk
+                if not view and process.fallback:
+                    late = self._with_fallback(sight, on_disk, process.fallback)
                 process = replace(process, own=on_disk, late=late)
                 rescued = self.rescued.get(build.build_id)
                 return self._with_rescued(process, sight, rescued) if rescued else process
@@ -74,6 +76,14 @@ class Foresight:
         if first is not None:
             return first if first.parent == self.views else None
         return self.view_files.get(process.covered_by)
+
+    def _with_fallback(
+        self, sight: Sight, on_disk: tuple[LateLoad, ...], view: Path
+    ) -> tuple[LateLoad, ...]:
+        """What lies on disk comes first, and if it does not load, it is as if it were not there."""
+        last = {late.name: late for late in self.late.of(sight, _modules_in(view), view)}
+        first = {late.name: late for late in on_disk if not late.problem}
+        return tuple((last | first).values())
 
     def installed(self, found: Installed) -> Installed:
         own = [module for module in self.modules if module.stamp == found.build.stamp]

@@ -2,15 +2,17 @@
 """What is true of a process: its state, and the reason, whatever is to be done about it. Pure."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from holdover.model import Delivery, Holding, Item, Module, Process, Purpose, State
 from holdover.search import directories as where
 from holdover.search import first_found
 
-__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "failure_of"]
+__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "READY", "failure_of"]
 
 BAD_STATES = (State.AT_RISK, State.POISONED)
+READY = "what is held for it comes into play when they are replaced"
 LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
 
 
@@ -43,7 +45,8 @@ class Judge:
             reason = f"it is pointed at {process.chosen[0]}, which the store does not know"
             return Item(process, State.AT_RISK, reason)
         state, reason = self._state_without(process)
-        return Item(process, state, reason + self._unheard(process, state))
+        item = Item(process, state, reason + self._unheard(process, state))
+        return self._with_fallback(item)
 
     def _unheard(self, process: Process, state: State) -> str:
         """Why it may be poisoned all the same, if ever it could have met another build's files."""
@@ -51,6 +54,21 @@ class Judge:
         if state is State.PROTECTED or not (met and process.unheard):
             return ""
         return f"; whether a load failed already cannot be known: {process.unheard}"
+
+    def _with_fallback(self, item: Item) -> Item:
+        """What it finds last counts where what it finds first is not its own, or does not load."""
+        process = item.process
+        if item.state is not State.CURRENT or not process.own:
+            there = next((h for h in self.holdings if h.view == process.fallback), None)
+            if there is None:
+                return item
+            state, reason = _state_with(process, there, shared=True)
+            return Item(process, state, reason, Delivery.FALLBACK, there.snapshot.id)
+        held = next((h for h in self.holdings if h.snapshot.id == process.promised), None)
+        if held is None or held.damage:
+            return item
+        reason = f"{item.reason}; {READY}"
+        return Item(process, item.state, reason, Delivery.FALLBACK, held.snapshot.id)
 
     def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
         """The view that the process finds first; the environment comes before the directory."""
@@ -79,7 +97,9 @@ class Judge:
             )
         if process.replaced and not modules:
             return State.AT_RISK, "its modules are gone from disk"
-        if failing := failure_of(process):
+        if failing := failure_of(
+            replace(process, late=process.own) if process.fallback else process
+        ):
             return State.AT_RISK, failing
         if process.look_alike:
             return State.CURRENT, LOOK_ALIKE
@@ -126,10 +146,11 @@ def _doubt(process: Process) -> str:
     return f", but whether they would load cannot be told: {unforeseen}" if unforeseen else ""
 
 
-def _state_with(process: Process, holding: Holding) -> tuple[State, str]:
-    """State of a process that is pointed at a view."""
+def _state_with(process: Process, holding: Holding, *, shared: bool = False) -> tuple[State, str]:
+    """State of a process that is pointed at a view; `shared` by all executables of its build."""
     snapshot = holding.snapshot
-    if snapshot.build_id != process.build.build_id:
+    same = snapshot.stamp == process.build.stamp
+    if not (same if shared else snapshot.build_id == process.build.build_id):
         return State.AT_RISK, f"it is pointed at {snapshot.id}, which is of another build"
     if holding.damage:
         return State.AT_RISK, f"its snapshot {snapshot.id} is damaged: {holding.damage}"

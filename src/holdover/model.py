@@ -64,6 +64,8 @@ class Build:
     version: str
     directories: tuple[Path, ...]
     """Where it looks for modules when nothing else tells it to."""
+    fallback: Path | None = None
+    """Where it looks for a module that it could not load from there; None if it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class State(StrEnum):
 class Delivery(StrEnum):
     ENVIRONMENT = "environment"
     MOUNT = "mount"
+    FALLBACK = "fallback-dir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,11 @@ class Process:
     mounted: frozenset[str] = frozenset()
     """Snapshots whose views are mounted in its namespace, one upon the other: each carries the
     next, and the kernel drops a mount with the directory that it lies on."""
+    fallback: Path | None = None
+    """The view that its fallback directory leads to, as the process itself sees it."""
+    promised: str = ""
+    """The snapshot that its fallback directory is to lead to while no module of its build lies on
+    disk; "" if none."""
     loaded: frozenset[str] = frozenset()
     """Names of the modules that it has mapped."""
     unsupported: str = ""
@@ -184,6 +192,8 @@ class Process:
     """Why its environment cannot be written; "" if it can."""
     no_mount: str = ""
     """Why its module directory cannot be covered; "" if it can."""
+    no_fallback: str = ""
+    """Why its fallback directory is no use; "" if it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from holdover.delivering import take_back
 from holdover.errors import RefusedError, VanishedError
 from holdover.flow import Holdover
 from holdover.judging import Judge
-from holdover.model import Item, Outcome, State
+from holdover.model import Delivery, Item, Outcome, State
 
 __all__ = ["release"]
 
@@ -26,21 +26,39 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
             return Outcome(item.process, item.state, "nothing was delivered to it")
         if not force and item.state is not State.POISONED:  # nothing makes that any worse
             _check(holdover, item)
-        program, view = holdover.program_of(item.process), holdover.holding(item.snapshot).view
-        take_back(holdover.proc, item.process, program, item.delivery, view)
+        others = _others(holdover, item)
+        if not others:
+            program, holding = holdover.program_of(item.process), holdover.holding(item.snapshot)
+            take_back(holdover.proc, holdover.store, item.process, program, item.delivery, holding)
         holdover.drop_leases(item.process.id)
         holdover.store.released.add(item.process.id)
         after = holdover.status([pid])[1]
         if not after:
             raise VanishedError(f"process {pid} ended")
-        return Outcome(after[0].process, after[0].state, after[0].reason, changed=True)
+        reason = "; ".join(filter(None, (after[0].reason, others)))
+        return Outcome(after[0].process, after[0].state, reason, changed=True)
+
+
+def _others(holdover: Holdover, item: Item) -> str:
+    """Who else is served by the same fallback directory, and needs it still; or ""."""
+    if item.delivery is not Delivery.FALLBACK or item.process.fallback is None:
+        return ""
+    directory, own = item.process.build.fallback, item.process.id
+    sharing = (
+        str(other.process.id.pid)
+        for other in holdover.status()[1]
+        if other.process.build.fallback == directory and other.process.promised
+        if other.process.id != own
+    )
+    pids = ", ".join(sharing)
+    return pids and f"{directory} stays for others of its build ({pids})"
 
 
 def _check(holdover: Holdover, item: Item) -> None:
     """Without the view it would find what lies on disk: that has to be its own."""
     process, views = item.process, holdover.store.views
     chosen = tuple(d for d in process.chosen if d.parent != views)
-    bare = replace(process, chosen=chosen, covered_by=None, late=process.own)
+    bare = replace(process, chosen=chosen, covered_by=None, fallback=None, late=process.own)
     modules = holdover.status([process.id.pid])[0].modules
     without = Judge(modules, (), views).state(bare)
     if without.state is not State.CURRENT:

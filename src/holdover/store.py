@@ -15,7 +15,8 @@
     /run/holdover/
     ├── lock                            one writer at a time; readers take no lock
     ├── lease/<pid>-<start time>-<id>   a live process needs snapshot <id>
-    └── released/<pid>-<start time>     the timer leaves this process alone
+    ├── released/<pid>-<start time>     the timer leaves this process alone
+    └── fallback/<directory>            see fallbacks.py
 
 A view without a manifest is not there, whoever reads; the next writer removes it, as it does what
 is in staging. docs/store.md has the crash table.
@@ -39,6 +40,7 @@ from typing import TypeVar
 
 from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import BusyError, DamagedError, UntrustedError
+from holdover.fallbacks import Fallbacks
 from holdover.manifests import (
     RECORD,
     SCHEMA,
@@ -98,6 +100,10 @@ class Store:
         return Released(self.run / "released")
 
     @property
+    def fallbacks(self) -> Fallbacks:
+        return Fallbacks(self.run / "fallback")
+
+    @property
     def _leases(self) -> Path:
         return self.run / "lease"
 
@@ -124,7 +130,7 @@ class Store:
     @property
     def _directories(self) -> tuple[Path, ...]:
         kept = (self._manifests, self._rehearsals, self.pins.directory)
-        return self.views, self._staging, self._rescues, *kept, self._leases
+        return self.views, self._staging, self._rescues, *kept, self._leases, self.fallbacks.records
 
     def _check_trust(self) -> None:
         """Whoever can write here could put code into every guest."""

@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["distrust", "distrust_file"]
+__all__ = ["distrust", "distrust_file", "closed_to"]
 
 _MAX_LINKS = 40  # MAXSYMLINKS of <linux/namei.h>
 
@@ -53,3 +53,16 @@ def distrust(path: Path) -> str:
         else:
             at /= todo.pop(0)
     return f"{path} has too many links"
+
+
+def closed_to(user: int, seen: Path, depth: int) -> str:
+    """Which of the last `depth` directories of a path keeps a user out, or "".
+
+    Only what is open to everybody counts: groups and access lists may say otherwise, and change.
+    """
+    if user == 0:
+        return ""
+    for directory in (seen, *seen.parents[: depth - 1]):
+        if not directory.stat().st_mode & stat.S_IXOTH:
+            return directory.name
+    return ""

@@ -68,6 +68,54 @@ def test_a_build_is_read_from_constant_data() -> None:
     assert build_of(CONSTANTS) == Build("qemu", "abcd", STAMP, version, (Path(DIRECTORY),))
 
 
+LAST = "/var/run/qemu/%s"
+GOES_ON = "Failed to initialize module: %s\n"
+NAMED = "Debian 1:5.2+dfsg-11+deb11u5"
+
+
+def fallback_of(number: str = "5.2.0", named: str = NAMED, *without: str) -> Path | None:
+    version = f"QEMU emulator version {number} ({named})\nCopyright"
+    strings = [text for text in (version, STAMP, named, LAST, GOES_ON) if text not in without]
+    return build_of("\0".join(["", *strings, ""]).encode()).fallback
+
+
+@pytest.mark.parametrize(
+    ("number", "named", "directory"),
+    [
+        ("5.2.0", NAMED, "Debian_1_5.2+dfsg-11+deb11u5"),
+        ("6.2.0", "Debian 1:6.2+dfsg-2ubuntu6.22", "Debian_1_6.2+dfsg-2ubuntu6.22"),
+        ("7.1.0", "qemu-7.1.0-3.fc37", "qemu-7.1.0-3.fc37"),
+        ("5.0.1", "5.0.1 <ours>~é", "5.0.1__ours_~_"),
+    ],
+)
+def test_a_build_that_goes_on_has_a_fallback_directory(
+    number: str, named: str, directory: str
+) -> None:
+    assert fallback_of(number, named) == Path("/run/qemu") / directory
+
+
+@pytest.mark.parametrize(
+    ("number", "named"),
+    [
+        ("4.2.1", "Debian 1:4.2-3"),
+        ("7.2.0", "Debian 1:7.2+dfsg-1"),
+        ("7.1.90", "v7.2.0-rc0, 7.1.90"),  # 7.2 in all but its name
+        ("10.0.2", "Debian 1:10.0.2+ds-2"),
+        ("5.2.0", "v1"),  # a later build may have that name, too
+        ("5.2.0", "../5.2"),
+        ("5.2.0", ""),
+    ],
+)
+def test_other_builds_have_none(number: str, named: str) -> None:
+    assert fallback_of(number, named) is None
+
+
+@pytest.mark.parametrize("missing", [LAST, GOES_ON, NAMED])
+def test_a_build_that_does_not_say_so_itself_has_none(missing: str) -> None:
+    assert fallback_of() is not None
+    assert fallback_of("5.2.0", NAMED, missing) is None
+
+
 def test_with_an_old_linker_the_constants_are_among_the_code() -> None:
     assert build_of(CONSTANTS, flags=PF_R | PF_X).stamp == STAMP
 

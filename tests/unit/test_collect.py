@@ -123,6 +123,11 @@ def test_process_that_is_covered_by_a_view_without_a_lease_keeps_it(store: Store
     assert done.snapshots == (SECOND,)
 
 
+def test_view_that_a_fallback_directory_leads_to_without_a_lease_is_kept(store: Store) -> None:
+    done = collected(store, scan(process(fallback=store.views / FIRST)))
+    assert done.snapshots == (SECOND,)
+
+
 def test_view_that_carries_the_mount_of_another_is_kept(store: Store) -> None:
     found = (store.views / SECOND).stat()
     upper = FileId(found.st_dev, found.st_ino)

@@ -285,7 +285,7 @@ def test_a_disabled_program_is_looked_at_and_no_hook_cares_for_it() -> None:
 def test_a_flag_is_its_setting() -> None:
     assert read_config(options("protect", "--delivery", "mount")).deliveries == ("mount",)
     assert read_config(options("protect", "-o", "deliveries=mount")).deliveries == ("mount",)
-    assert read_config(options("protect")).deliveries == ("environment", "mount")
+    assert read_config(options("protect")).deliveries == ("environment", "mount", "fallback-dir")
 
 
 @pytest.mark.parametrize("word", ["hook.budgit=5", "hook.budget=soon", "hook.budget", "=5", ""])

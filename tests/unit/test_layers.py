@@ -37,7 +37,7 @@ LAYERS = {
         "stderr",
     ),
     "definitions": ("programs", "packages", "builds"),
-    "store": ("store", "manifests", "staging", "pins", "released", "durable"),
+    "store": ("store", "manifests", "staging", "pins", "released", "durable", "fallbacks"),
     "steps": ("steps",),
     "flow": ("flow", "delivering", "proving", "rescuing", "releasing", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),

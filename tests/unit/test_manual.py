@@ -80,7 +80,9 @@ def test_every_option_and_argument_is_in_the_page() -> None:
 
 def test_every_state_delivery_and_setting_is_in_the_pages() -> None:
     assert all(f"\\fB{state}\\fR" in section("STATES").replace("\\-", "-") for state in State)
-    assert all(f"\\fB{delivery}\\fR" in section("DELIVERIES") for delivery in Delivery)
+    assert all(
+        f"\\fB{delivery}\\fR" in section("DELIVERIES").replace("\\-", "-") for delivery in Delivery
+    )
     for setting in SETTINGS:
         assert f"\\fB{setting.key}\\fR" in page("holdover.toml.5")
         assert setting.variable in page("holdover.toml.5")

@@ -26,6 +26,7 @@ SPOKEN = (
     *("steps/plan.py", "steps/verify.py", "steps/scan.py", "steps/capture.py", "steps/collect.py"),
     *("steps/rehearse.py", "steps/explain.py", "steps/preview.py", "proving.py", "standin.py"),
     *("steps/deliver/environment.py", "steps/deliver/mount.py", "covering.py", "mounts.py"),
+    *("steps/deliver/fallback.py", "fallbacks.py", "judging.py", "releasing.py"),
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "store.py", "staging.py", "durable.py"),
     *("judging.py", "releasing.py", "manifests.py", "rescuing.py", "steps/holders.py"),
@@ -54,6 +55,7 @@ NOT_FOR_OPERATORS = {
         "holding the modules of …",
         "rehearsing …",
     ),
+    *("make … lead to what is held", "remove …", "read which fallback directories there are"),
     # how a library is found
     "mapped already",
     # what was done with the timer

@@ -452,6 +452,117 @@ def test_process_that_needs_something_and_is_allowed_nothing_is_a_problem() -> N
     assert item.problem
 
 
+# -- by the directory in which it looks last -----------------------------------------------------
+
+ALL = tuple(Delivery)
+LAST = (Delivery.FALLBACK,)
+GOES_ON = replace(build(), fallback=Path("/run/qemu/5.2"))
+
+
+def going_on(**changes: Any) -> Process:
+    """A process of a build with a fallback directory, whose modules lie on disk."""
+    return process(**({"build": GOES_ON} | changes))
+
+
+def outrun(**changes: Any) -> Process:
+    return going_on(replaced=True, **changes)
+
+
+def test_fallback_directory_is_the_last_choice() -> None:
+    obstacles = {"no_environment": NO_ENVIRONMENT, "no_mount": NO_MOUNT}
+    assert decided(going_on(), OWN, deliveries=ALL).deliver is Delivery.ENVIRONMENT
+    assert decided(going_on(**obstacles), OWN, deliveries=ALL).deliver is Delivery.FALLBACK
+
+
+@pytest.mark.parametrize(
+    ("guest", "reason"),
+    [
+        (going_on(no_fallback="no such thing"), "no such thing"),
+        (going_on(library_path="/opt/lib"), "LD_LIBRARY_PATH"),
+    ],
+)
+def test_fallback_directory_that_is_no_use_is_not_chosen(guest: Process, reason: str) -> None:
+    item = decided(guest, OWN, deliveries=LAST)
+    assert item.deliver is None
+    assert reason in item.problem
+
+
+def test_fallback_directory_cannot_defuse() -> None:
+    item = decided(outrun(), WRONG, deliveries=LAST, aim=Aim.DEFUSE)
+    assert (item.deliver, item.problem) == (
+        None,
+        "fallback-dir: what is found last refuses nothing",
+    )
+
+
+@pytest.mark.parametrize("loaded", [frozenset[str](), frozenset({"block-curl", "block-rbd"})])
+def test_process_that_finds_its_modules_last_is_protected(loaded: frozenset[str]) -> None:
+    item = decided(outrun(fallback=HELD.view, loaded=loaded), WRONG, HELD, deliveries=LAST)
+    assert (item.state, item.delivery, item.snapshot) == (
+        *(State.PROTECTED, Delivery.FALLBACK, "qemu-held"),
+    )
+    assert item.deliver is None
+
+
+def test_another_executable_of_the_build_is_served_by_the_same() -> None:
+    guest = outrun(build=replace(GOES_ON, build_id=OTHER_BUILD_ID), fallback=HELD.view)
+    assert decided(guest, WRONG, HELD, aim=Aim.LOOK).state is State.PROTECTED
+
+
+@pytest.mark.parametrize(
+    ("view", "held"),
+    [(OTHERS.view, OTHERS), (DAMAGED.view, DAMAGED), (UNPROVEN.view, UNPROVEN)],
+    ids=["other build", "damaged", "failed its rehearsal"],
+)
+def test_what_is_found_last_has_to_be_sound_and_its_own(view: Path, held: Holding) -> None:
+    assert decided(outrun(fallback=view), WRONG, held, aim=Aim.LOOK).state is State.AT_RISK
+
+
+def test_fallback_directory_that_leads_to_nothing_known_is_no_protection() -> None:
+    item = decided(outrun(fallback=VIEWS / "gone"), WRONG, aim=Aim.LOOK)
+    assert (item.state, item.delivery) == (State.AT_RISK, None)
+
+
+def test_promise_is_told_while_the_modules_on_disk_are_its_own() -> None:
+    item = decided(going_on(promised="qemu-held"), OWN, HELD, deliveries=LAST)
+    assert (item.state, item.delivery, item.snapshot) == (
+        *(State.CURRENT, Delivery.FALLBACK, "qemu-held"),
+    )
+    assert "comes into play when they are replaced" in item.reason
+    assert item.deliver is None
+
+
+@pytest.mark.parametrize(
+    ("guest", "held", "deliveries"),
+    [
+        (going_on(promised="qemu-held", fallback=HELD.view), HELD, LAST),
+        (going_on(promised="qemu-held"), DAMAGED, LAST),
+        (going_on(promised="qemu-other"), OTHERS, LAST),
+        (going_on(promised="qemu-gone"), HELD, LAST),
+        (going_on(promised="qemu-held"), HELD, ALL),
+    ],
+    ids=["links are there", "damaged", "less than there is", "gone", "better is possible"],
+)
+def test_promise_that_is_not_kept_is_made_good(
+    guest: Process, held: Holding, deliveries: tuple[Delivery, ...]
+) -> None:
+    assert decided(guest, OWN, held, deliveries=deliveries).deliver is deliveries[0]
+
+
+def test_promise_is_kept_when_the_modules_were_replaced() -> None:
+    guest = outrun(promised="qemu-held")
+    item = decided(guest, WRONG, HELD, deliveries=LAST, aim=Aim.CATCH_UP)
+    assert (item.state, item.deliver, item.source) == (
+        *(State.AT_RISK, Delivery.FALLBACK, "qemu-held"),
+    )
+
+
+def test_names_that_a_later_build_brings_need_no_decoys_behind_them() -> None:
+    more = (*WRONG, *modules("block-new", stamp=OTHER_STAMP))
+    item = decided(outrun(fallback=HELD.view), more, HELD, deliveries=LAST)
+    assert (item.state, item.deliver) == (State.PROTECTED, None)
+
+
 # -- for whom it is done -----------------------------------------------------------------------
 
 

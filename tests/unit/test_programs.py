@@ -191,6 +191,9 @@ def test_definitions_are_loaded_by_name_from_any_directory(tmp_path: Path) -> No
         changed("[[rehearse]]", "# ").replace("[build]", "rehearse = 3\n[build]"),
         changed("complaint = '", "complaint = 'x' # '"),
         changed("[build]", "build = 3\n[other]"),
+        changed("(?P<name>", "("),
+        changed("goes_on = '", "goes_on = 5 # '"),
+        changed("[fallback]\n", "[other]\n").replace("schema =", "fallback = 3\nschema =", 1),
     ],
 )
 def test_a_definition_that_makes_no_sense_is_malformed(text: str) -> None:
@@ -273,6 +276,10 @@ def test_a_definition_needs_no_poison_and_no_log() -> None:
 )
 def test_an_export_gives_its_name_to_who_has_no_other(words: tuple[str, ...], name: str) -> None:
     assert named(*words) == name
+
+
+def test_definition_without_a_fallback_has_none() -> None:
+    assert parse_program(changed("[fallback]\n", "[other]\n")).fallback is None
 
 
 # -- rehearsals --------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from holdover.memory import Memory
 from holdover.model import Build, Process
 from holdover.procfs import ProcFs
 from holdover.run import background
-from holdover.steps.deliver import environment, mount
+from holdover.steps.deliver import environment, fallback, mount
 from holdover.steps.plan import Aim
 
 __all__ = ["Check", "examine"]
@@ -47,6 +47,7 @@ def examine(holdover: Holdover, config: Config) -> list[Check]:
         ("modules can be linked", _linking),
         ("environment delivery", _environment),
         ("mount delivery", _mount),
+        ("fallback-dir delivery", _fallback),
         ("AppArmor", lambda _: confinement.apparmor(holdover.store.objects)),
         ("SELinux", lambda _: confinement.selinux(holdover.store.objects)),
         ("hooks", _hooks),
@@ -74,6 +75,7 @@ def _configuration(config: Config) -> str:
     return f"set by {', '.join(files)}" if files else "nothing is set, all is built in"
 
 
+_SCRATCH_FALLBACK = Path("/run/qemu/holdover-doctor")
 _NEEDED = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_SYS_CHROOT": 18, "CAP_DAC_OVERRIDE": 1}
 
 
@@ -124,7 +126,7 @@ def _scratch(proc: ProcFs, *command: str) -> Iterator[Process]:
             executable=Path(proc.link(child.pid, "exe")),
             executable_file=proc.file_of(child.pid, "exe"),
             replaced=False,
-            build=Build("scratch", "", "", "", (Path("/mnt"),)),
+            build=Build("scratch", "", "", "", (Path("/mnt"),), _SCRATCH_FALLBACK),
         )
 
 
@@ -154,6 +156,14 @@ def _mount(holdover: Holdover) -> str:
         mount.deliver(proc, process, Path("/usr"))
         mount.release(proc, process, Path("/usr"))
     return "tried on a scratch process"
+
+
+def _fallback(holdover: Holdover) -> str:
+    proc, store = holdover.proc, holdover.store
+    with store.writing(holdover.lock_timeout), _scratch(proc, "sleep", "60") as process:
+        fallback.deliver(proc, process, store.fallbacks, Path("/usr"))
+        fallback.release(process, store.fallbacks)
+    return "tried on a scratch process; used for QEMU 5.0 to 7.1 only"
 
 
 def _metrics(directory: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from holdover.complaints import Log, Poison
 from holdover.errors import MalformedError
 
-__all__ = ["Program", "Trial", "load_programs", "parse_program"]
+__all__ = ["Program", "Fallback", "Trial", "load_programs", "parse_program"]
 
 SCHEMA = "holdover.program/1"
 _SENSELESS = (
@@ -41,6 +41,25 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Fallback:
+    """Where builds look last that go on after a module that they could not load."""
+
+    goes_on: re.Pattern[bytes]
+    version: re.Pattern[str]
+    directory: re.Pattern[bytes]
+    replaced: re.Pattern[str]
+
+    def of(self, version: str, constants: bytes) -> Path | None:
+        """The directory of the build that says this about itself; None if it has none."""
+        name, directory = self.version.fullmatch(version), self.directory.search(constants)
+        if not (name and directory and self.goes_on.search(constants)):
+            return None
+        if b"%s\0" % name["name"].encode() not in constants:
+            return None  # it is called otherwise where the directory is made up
+        return Path(directory[1].decode()) / self.replaced.sub("_", name["name"])
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """One definition; the regular expressions are described in qemu.toml."""
 
@@ -55,6 +74,7 @@ class Program:
     directory: re.Pattern[bytes]
     modules: re.Pattern[bytes]
     asked: tuple[str, ...]
+    fallback: Fallback | None
     complaint: re.Pattern[str]
     poison: Poison | None
     """None if no failed load does it any harm."""
@@ -106,6 +126,7 @@ def parse_program(text: str) -> Program:
             directory=_pattern(build["directory"], groups=1),
             modules=_pattern(build["modules"], groups=1),
             asked=_texts(build["asked"]),
+            fallback=_fallback(data["fallback"]) if "fallback" in data else None,
             complaint=_text_pattern(data["complaint"], groups=1),
             poison=_poison(data["poison"]) if "poison" in data else None,
             logs=tuple(map(_log, data.get("log", []))),
@@ -149,6 +170,18 @@ def _log(entry: dict[str, Any]) -> Log:
     if not re.fullmatch(r"/[^{}]*\{\}[^{}]*", path):
         raise ValueError(f"{path!r} names no log")
     return Log(path, _pattern(entry["begins"], groups=1))
+
+
+def _fallback(table: dict[str, Any]) -> Fallback:
+    version = _text_pattern(table["version"])
+    if "name" not in version.groupindex:
+        raise ValueError(f"{version.pattern!r} has no group of that name")
+    return Fallback(
+        goes_on=_pattern(table["goes_on"]),
+        version=version,
+        directory=_pattern(table["directory"], groups=1),
+        replaced=_text_pattern(table["replaced"]),
+    )
 
 
 def _trials(value: object) -> tuple[Trial, ...]:

@@ -73,6 +73,7 @@ def _doubt(scan: Scan) -> str:
 def _seen(holding: Holding, scan: Scan) -> bool:
     return any(
         holding.view in process.chosen
+        or holding.view == process.fallback
         or holding.snapshot.id in process.mounted
         or (holding.view_file is not None and holding.view_file == process.covered_by)
         for process in scan.processes

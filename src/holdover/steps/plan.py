@@ -114,6 +114,8 @@ class _Decision:
             case Aim.PROTECT, State.CURRENT | State.AT_RISK | State.DEFUSED:
                 if item.process.build.stamp is None:
                     return False
+                if item.state is State.CURRENT and item.delivery is not None:
+                    return not self._keeps_promise(item)
                 # which libraries it needs is not known then: a change may concern them
                 return bool(item.process.unforeseen) or any(map(touches, files_of(item.process)))
             case Aim.PROTECT, State.UNSUPPORTED:
@@ -126,6 +128,13 @@ class _Decision:
                 return True
             case _:
                 return False
+
+    def _keeps_promise(self, item: Item) -> bool:
+        """Whether what is held for the fallback directory is what there is, and not in it yet."""
+        process = item.process
+        held = next(h for h in self.holdings if h.snapshot.id == item.snapshot)
+        by_fallback = self._delivery(process)[0] is Delivery.FALLBACK
+        return by_fallback and process.fallback is None and covers(held.snapshot, process.own)
 
     def _failed_rehearsal(self, item: Item) -> bool:
         """Whether that alone is wrong with what it is pointed at: more of the same is no help."""
@@ -149,6 +158,8 @@ class _Decision:
 
         Only a later build brings such, and it matters if the process puts that name together.
         """
+        if self._delivery(process)[0] is Delivery.FALLBACK:
+            return False  # the search comes from them
         there = self.judge.there(process)
         return not there.keys() <= {*snapshot.modules, *snapshot.decoys, *process.loaded}
 
@@ -223,6 +234,7 @@ class _Decision:
         obstacles = {
             Delivery.ENVIRONMENT: process.no_environment,
             Delivery.MOUNT: process.no_mount,
+            Delivery.FALLBACK: process.no_fallback or self._no_fallback(process),
         }
         if self.judge.looks_elsewhere_first(process):
             obstacles[Delivery.MOUNT] = f"it looks in {process.chosen[0]} first"
@@ -231,6 +243,13 @@ class _Decision:
                 return delivery, ""
         refused = "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
         return None, refused or "no delivery is allowed"
+
+    def _no_fallback(self, process: Process) -> str:
+        if self.aim is Aim.DEFUSE:
+            return "what is found last refuses nothing"
+        if process.library_path:
+            return "all of its build would get what its LD_LIBRARY_PATH leads to"
+        return ""
 
     def installed(self, touches: Touches) -> list[Installed]:
         """Installed builds that are about to be replaced: one may start while that happens."""

@@ -8,7 +8,7 @@ match a program definition. Nothing is loaded, executed or sent to a process to 
 import glob
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from holdover.errors import (
     UnsupportedError,
     VanishedError,
 )
+from holdover.fallbacks import MARK
 from holdover.foresight import Foresight
 from holdover.lateloads import LateLoads
 from holdover.memory import Memory
@@ -221,6 +222,8 @@ class _Look:
             no_mount=self._no_mount(process, no_environment),
             poisoned_by=poisoned_by,
             unheard=unheard,
+            fallback=self._fallback(pid, process.build),
+            no_fallback=self._no_fallback(pid, process.build),
         )
 
     def _complaint(self, process: Process, program: Program) -> tuple[str, str]:
@@ -286,6 +289,21 @@ class _Look:
         if directory is None:
             return "its executable names no module directory"
         return self.mounts.refusal(process.id.pid, process.executable_file, directory)
+
+    def _fallback(self, pid: int, build: Build) -> Path | None:
+        with suppress(OSError):
+            leads_to = os.readlink(self.proc.path(pid, f"root{build.fallback}/{MARK}"))
+            return Path(leads_to) if build.fallback else None
+        return None
+
+    def _no_fallback(self, pid: int, build: Build) -> str:
+        if build.fallback is None:
+            return "its build looks nowhere else for a module that it could not load"
+        if reason := distrust(build.fallback):
+            return f"others than root can put modules where it looks last: {reason}"
+        if self.proc.link(pid, "root/var/run") not in ("/run", "../run"):
+            return "/var/run is not /run in its mount namespace"
+        return self._hidden_store(pid)
 
     def _covered_by(self, pid: int, build: Build) -> FileId | None:
         """Only the first directory is ever covered."""

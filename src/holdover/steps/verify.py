@@ -2,7 +2,6 @@
 """Check: does this process, in its own world, find exactly what the store holds for it?"""
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from holdover.errors import ProcessError
 from holdover.model import Holding, Process
 from holdover.procfs import ProcFs
+from holdover.trust import closed_to
 
 __all__ = ["verify"]
 
@@ -25,7 +25,7 @@ def verify(proc: ProcFs, process: Process, holding: Holding, directory: Path) ->
     try:
         if proc.file_of(pid, f"root{directory}") != holding.view_file:
             return f"{directory} is something else in its mount namespace"
-        if closed := _closed_to(proc.owner(pid), seen, len(directory.parts)):
+        if closed := closed_to(proc.owner(pid), seen, len(directory.parts)):
             return f"{directory} cannot be entered by its user: {closed} does not let others in"
         if os.statvfs(seen).f_flag & os.ST_NOEXEC:
             return f"{directory} is mounted noexec in its mount namespace"
@@ -36,19 +36,6 @@ def verify(proc: ProcFs, process: Process, holding: Holding, directory: Path) ->
                     return f"{held.path} is something else in its mount namespace"
     except (ProcessError, OSError) as error:
         return f"{directory} cannot be seen from it: {error}"
-    return ""
-
-
-def _closed_to(user: int, seen: Path, depth: int) -> str:
-    """Which of the last `depth` directories of a path keeps a user out, or "".
-
-    Only what is open to everybody counts: groups and access lists may say otherwise, and change.
-    """
-    if user == 0:
-        return ""
-    for directory in (seen, *seen.parents[: depth - 1]):
-        if not directory.stat().st_mode & stat.S_IXOTH:
-            return directory.name
     return ""
 
 
