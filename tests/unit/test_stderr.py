@@ -23,7 +23,7 @@ from holdover.errors import UnreadableError
 from holdover.procfs import ProcFs
 from holdover.stderr import Stderr
 
-BEGINS = re.compile(rb"(?m)^(\S+): started\n")
+BEGINS = re.compile(rb"\n(\S+): started\n")
 
 
 @contextmanager
