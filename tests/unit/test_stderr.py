@@ -249,6 +249,17 @@ def test_the_journal_is_asked_for_what_that_process_wrote(
     assert f"_PID={pid}\n" in asked.read_text()
 
 
+def test_how_far_the_journal_goes_back_is_asked_of_the_oldest_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = journalctl(tmp_path, monkeypatch, "echo one")
+    stderr = Stderr(ProcFs(), journal=True)
+    with of_the_journal() as first, of_the_journal() as second:
+        for pid in (first, second):
+            assert stderr.of(pid, "", ()) == Said(b"one\n", own=True)
+    assert asked.read_text().count("--until=") == 1
+
+
 def test_a_journal_that_begins_later_does_not_tell_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
