@@ -26,7 +26,8 @@ class Log:
     path: str
     """With {} for the name of the process."""
     begins: re.Pattern[bytes]
-    """The line that tells of a start; group 1 is when, ISO 8601 with the zone."""
+    """The line that tells of a start, with the newline before it, which is quick to find; group 1
+    is when, ISO 8601 with the zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def of_this_run(text: bytes, logs: Iterable[Log], started: float) -> bytes | Non
 
     `started` is in seconds of the epoch. Raises `UnreadableError` if that is another's start.
     """
+    text = b"\n" + text
     lines = (found for log in logs for found in log.begins.finditer(text))
     last = max(lines, key=lambda found: found.start(), default=None)
     if last is None:

@@ -63,6 +63,8 @@ class Stderr:
         """To ask the journal is to run a command: nothing for a package manager's hook."""
         self.proc = proc
         self.journal = journal
+        self._goes_back = float("inf")
+        """From when on the journal is known to be there, in seconds of the epoch."""
 
     def of(self, pid: int, name: str, logs: tuple[Log, ...]) -> Said:
         """`name` is what `logs` may know the process by.
@@ -156,8 +158,11 @@ class Stderr:
         text, missing = said.encode(), ""
         if text.count(b"\n") >= _MOST_LINES:
             missing = _LONGER
-        elif not self._journal(f"--until=@{started:.3f}", "--lines=1"):
-            missing = _NOT_THE_START
+        elif started < self._goes_back:
+            if self._journal(f"--until=@{started:.3f}", "--lines=1"):
+                self._goes_back = started
+            else:
+                missing = _NOT_THE_START
         return Said(text, True, missing)
 
     def _journal(self, *words: str) -> str:

@@ -116,6 +116,19 @@ def test_a_build_that_does_not_say_so_itself_has_none(missing: str) -> None:
     assert fallback_of("5.2.0", NAMED, missing) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "QEMU emulator version {}\nCopyright (c) 2003-2022 Fabrice Bellard",
+        "qemu-storage-daemon version {}\nCopyright (c)",
+        "%s {}\nWritten by Anthony Liguori.",  # qemu-nbd
+    ],
+)
+def test_each_executable_says_its_version_in_its_own_way(text: str) -> None:
+    version = "7.2.17 (Debian 1:7.2+dfsg-7+deb12u13)"
+    assert build_of(f"{text.format(version)}\0{STAMP}".encode()).version == version
+
+
 def test_with_an_old_linker_the_constants_are_among_the_code() -> None:
     assert build_of(CONSTANTS, flags=PF_R | PF_X).stamp == STAMP
 

@@ -23,7 +23,7 @@ from holdover.errors import UnreadableError
 from holdover.procfs import ProcFs
 from holdover.stderr import Stderr
 
-BEGINS = re.compile(rb"(?m)^(\S+): started\n")
+BEGINS = re.compile(rb"\n(\S+): started\n")
 
 
 @contextmanager
@@ -247,6 +247,17 @@ def test_the_journal_is_asked_for_what_that_process_wrote(
         assert said(pid, journal=True) == Said(b"one\n", own=True)
     assert f"--output=cat --since=@{str(time.time())[:7]}" in asked.read_text()
     assert f"_PID={pid}\n" in asked.read_text()
+
+
+def test_how_far_the_journal_goes_back_is_asked_of_the_oldest_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = journalctl(tmp_path, monkeypatch, "echo one")
+    stderr = Stderr(ProcFs(), journal=True)
+    with of_the_journal() as first, of_the_journal() as second:
+        for pid in (first, second):
+            assert stderr.of(pid, "", ()) == Said(b"one\n", own=True)
+    assert asked.read_text().count("--until=") == 1
 
 
 def test_a_journal_that_begins_later_does_not_tell_all(
