@@ -36,6 +36,8 @@ _ROTATED = ("", ".0", ".1", ".2")
 _MOST_LINES = 10_000
 _PATIENCE = 5.0
 """Seconds until the journal is not asked any more."""
+_INACCURACY = 0.05
+"""Seconds: that far two looks at when a process started differ (/proc/uptime has hundredths)."""
 _CLOCKS = 0.05
 """Seconds by which the start of a process and the birth of a file may seem to differ."""
 _SHORT = 80  # characters of what a process may call its stderr
@@ -158,7 +160,7 @@ class Stderr:
         text, missing = said.encode(), ""
         if text.count(b"\n") >= _MOST_LINES:
             missing = _LONGER
-        elif started < self._goes_back:
+        elif started < self._goes_back - _INACCURACY:
             if self._journal(f"--until=@{started:.3f}", "--lines=1"):
                 self._goes_back = started
             else:
