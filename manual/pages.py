@@ -38,7 +38,6 @@ KINDS: dict[Callable[[object], Any], str] = {
     kinds.parse_path: "path",
     kinds.parse_words: "list",
     kinds.parse_address: "address",
-    kinds.parse_addresses: "addresses",
 }
 
 

@@ -17,7 +17,6 @@ __all__ = [
     "parse_path",
     "parse_words",
     "parse_address",
-    "parse_addresses",
     "show",
 ]
 
@@ -90,11 +89,6 @@ def parse_address(value: object) -> str:
     if value == "" or (isinstance(value, str) and _ADDRESS.fullmatch(value)):
         return str(value)
     raise ValueError("an address is expected, like https://example.org/path")
-
-
-def parse_addresses(value: object) -> tuple[str, ...]:
-    """A list of addresses, or a text with commas or blanks between them."""
-    return tuple(parse_address(word) for word in parse_words(value))
 
 
 def show(value: object) -> str:

@@ -47,8 +47,6 @@ class Sources:
     """Codenames to look in, besides those of the machine's own sources; () = the known ones."""
     snapshot_archive: str = ""
     """Address of an archive of superseded builds, of the layout of Debian's; "" = none."""
-    debuginfod: tuple[str, ...] = ()
-    """Addresses of debuginfod servers; () = none is asked."""
 
 
 @dataclass(frozen=True, slots=True)
