@@ -39,12 +39,14 @@ from holdover.model import (
     Unreadable,
 )
 from holdover.pending import PendingFiles
+from holdover.places import place_name
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
 from holdover.stderr import Stderr
 from holdover.steps.capture import capture
 from holdover.steps.collect import Collected, collect
+from holdover.steps.deliver.run import in_the_way
 from holdover.steps.explain import explain
 from holdover.steps.plan import Aim, Touches, always, files_of, plan, without, without_programs
 from holdover.steps.preview import preview
@@ -69,7 +71,7 @@ class Holdover:
     proc: ProcFs = field(default_factory=ProcFs)
     store: Store = field(default_factory=Store)
     programs: tuple[Program, ...] = field(default_factory=load_programs)
-    deliveries: tuple[Delivery, ...] = (Delivery.ENVIRONMENT, Delivery.MOUNT)
+    deliveries: tuple[Delivery, ...] = (Delivery.RUN, Delivery.ENVIRONMENT, Delivery.MOUNT)
     disabled: tuple[str, ...] = ()
     """Names of programs that are looked at and left alone."""
     lock_timeout: float = 10.0
@@ -226,6 +228,8 @@ class Holdover:
         if item.problem:
             return replace(unchanged, reason=f"{item.reason}; {item.problem}", failed=True)
         if item.deliver is None:
+            if item.delivery is Delivery.RUN:
+                self._follow(item)
             return unchanged
         self.progress(f"protecting {process.name or process.id.pid}")
         try:
@@ -241,11 +245,16 @@ class Holdover:
         holding = self.holding(item.source)
         if holding.rehearsal_failure and holding.snapshot.id == item.snapshot:
             raise RefusedError(f"what is on disk is no better: {item.reason}")
+        if delivery is Delivery.RUN and (problem := self._in_the_way(process.place, holding)):
+            if item.otherwise is None:
+                raise RefusedError(f"{process.place} cannot be used: {problem}")
+            delivery = item.otherwise
         self._check(holding, process, delivery)
         lease = self.lease(process.id, holding.snapshot.id, process.name, str(delivery))
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
         try:
-            point(self.proc, process, self.program_of(process), delivery, holding.view)
+            program, leads = self.program_of(process), self.store.leads
+            point(self.proc, process, program, delivery, holding.view, leads)
         except (HoldoverError, OSError):
             if self._look_again(process).snapshot != lease.snapshot:
                 self.store.drop_lease(lease)
@@ -302,7 +311,7 @@ class Holdover:
             failure = self.proven.get(holding.snapshot.id, "this is another snapshot; try again")
             if failure:
                 raise RefusedError(f"rehearsal: {failure}")
-        if delivery is Delivery.ENVIRONMENT:
+        if delivery in (Delivery.RUN, Delivery.ENVIRONMENT):
             hidden = verify(self.proc, process, holding, holding.view)
             if hidden:
                 raise RefusedError(f"process {process.id.pid}: {hidden}")
@@ -310,10 +319,36 @@ class Holdover:
     def _hold_for(self, transaction: ProcessId, wanted: Capture) -> str:
         """One that starts while files are replaced has the old build and meets the new files."""
         try:
-            self.store.add_lease(self.lease(transaction, self._capture(wanted), "transaction"))
+            holding = self.holding(wanted)
+            self.store.add_lease(self.lease(transaction, holding.snapshot.id, "transaction"))
+            self._lead_newcomers(wanted, holding)
         except (HoldoverError, OSError) as error:
             return f"{wanted.executable} is not held: {error}"
         return ""
+
+    def _lead_newcomers(self, wanted: Capture, holding: Holding) -> None:
+        """Who starts by `holdover run` is protected from the first moment."""
+        name = place_name(wanted.build.program, wanted.build.build_id, wanted.library_path)
+        place = self.store.leads.directory / name
+        free = Delivery.RUN in self.deliveries and not self.store.leads.view(place)
+        if free and not self._in_the_way(place, holding):
+            self.store.leads.lead(place, holding.view)
+
+    def _in_the_way(self, place: Path | None, holding: Holding) -> str:
+        """Why a directory of `holdover run` may not lead there, or ""."""
+        view = self.store.leads.view(place) if place else None
+        if place is None or view == holding.view:
+            return ""
+        others = self._scan(late=False).processes
+        return in_the_way(place, view, holding, self._holdings(), others)
+
+    def _follow(self, item: Item) -> None:
+        """Others of its build may have been led elsewhere, and it with them."""
+        process = item.process
+        lease = self.lease(process.id, item.snapshot, process.name, str(Delivery.RUN))
+        if lease not in self.store.leases():
+            self.store.add_lease(lease)
+            self.drop_leases(process.id, but=lease)
 
     # -- letting go ----------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Judge:
     def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
         """The view that the process finds first; the environment comes before the directory."""
         if pointed_at := self._pointed_at(process):
-            return Delivery.ENVIRONMENT, pointed_at
+            return Delivery.RUN if process.place else Delivery.ENVIRONMENT, pointed_at
         for holding in self.holdings:
             covered = holding.view_file is not None and holding.view_file == process.covered_by
             if covered and not self.looks_elsewhere_first(process):

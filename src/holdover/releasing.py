@@ -7,7 +7,7 @@ from holdover.delivering import take_back
 from holdover.errors import RefusedError, VanishedError
 from holdover.flow import Holdover
 from holdover.judging import Judge
-from holdover.model import Item, Outcome, State
+from holdover.model import Delivery, Item, Outcome, State
 
 __all__ = ["release"]
 
@@ -15,7 +15,8 @@ __all__ = ["release"]
 def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
     """Take a delivery back.
 
-    Raises `RefusedError` if the process would then find files of another build, unless forced.
+    Raises `RefusedError` if the process would then find files of another build, unless forced, or
+    if others that share its directory would. Those that share it are released with it.
     """
     with holdover.writing():
         items = holdover.status([pid])[1]
@@ -24,16 +25,36 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
         item = items[0]
         if item.delivery is None:
             return Outcome(item.process, item.state, "nothing was delivered to it")
-        if not force and item.state is not State.POISONED:  # nothing makes that any worse
-            _check(holdover, item)
+        others = _sharing(holdover, item)
+        safe = force or item.state is State.POISONED  # nothing makes that any worse
+        for concerned in others if safe else [item, *others]:
+            _check(holdover, concerned)
         program, view = holdover.program_of(item.process), holdover.holding(item.snapshot).view
-        take_back(holdover.proc, item.process, program, item.delivery, view)
-        holdover.drop_leases(item.process.id)
-        holdover.store.released.add(item.process.id)
+        leads = holdover.store.leads
+        take_back(holdover.proc, item.process, program, item.delivery, view, leads)
+        for concerned in (item, *others):
+            holdover.drop_leases(concerned.process.id)
+            holdover.store.released.add(concerned.process.id)
         after = holdover.status([pid])[1]
         if not after:
             raise VanishedError(f"process {pid} ended")
-        return Outcome(after[0].process, after[0].state, after[0].reason, changed=True)
+        reason = after[0].reason + _told(others)
+        return Outcome(after[0].process, after[0].state, reason, changed=True)
+
+
+def _sharing(holdover: Holdover, item: Item) -> list[Item]:
+    """Others that see the same by `holdover run`."""
+    if item.delivery is not Delivery.RUN:
+        return []
+    place, process = item.process.place, item.process.id
+    return [i for i in holdover.status()[1] if i.process.place == place and i.process.id != process]
+
+
+def _told(others: list[Item]) -> str:
+    if not others:
+        return ""
+    names = ", ".join(f"{i.process.name or 'a guest'} ({i.process.id.pid})" for i in others)
+    return f"; released with it, as they look in the same directory: {names}"
 
 
 def _check(holdover: Holdover, item: Item) -> None:

@@ -28,7 +28,7 @@ LAYERS = {
             "rewrite",
         ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
-        *("kinds", "judging", "answers", "complaints"),
+        *("kinds", "judging", "answers", "complaints", "places"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
@@ -37,7 +37,7 @@ LAYERS = {
         "stderr",
     ),
     "definitions": ("programs", "packages", "builds"),
-    "store": ("store", "manifests", "staging", "pins", "released", "durable"),
+    "store": ("store", "manifests", "staging", "pins", "released", "durable", "leads"),
     "steps": ("steps",),
     "flow": ("flow", "delivering", "proving", "rescuing", "releasing", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),

@@ -28,6 +28,7 @@ from holdover.model import (
     Snapshot,
     State,
 )
+from holdover.places import place_name
 
 __all__ = ["Aim", "plan", "without", "without_programs", "always", "files_of"]
 
@@ -161,11 +162,11 @@ class _Decision:
         source, problem = self._source(item)
         if item.state is State.DEFUSED and not source:
             return item  # it stays as it is until its files turn up
-        delivery, no_delivery = self._delivery(process)
+        ways, no_delivery = self._ways(process)
         problem = problem or no_delivery
         if problem:
             return replace(item, problem=problem)
-        return replace(item, deliver=delivery, source=source)
+        return replace(item, deliver=ways[0], otherwise=next(iter(ways[1:]), None), source=source)
 
     def _source(self, item: Item) -> tuple[str | Capture, str]:
         """The snapshot for a process, or how to take it, or why there is none."""
@@ -218,19 +219,31 @@ class _Decision:
             if same and held.purpose is Purpose.HOLD and not holding.damage:
                 yield holding
 
-    def _delivery(self, process: Process) -> tuple[Delivery | None, str]:
-        """The first delivery that is allowed and possible, or why there is none."""
+    def _ways(self, process: Process) -> tuple[list[Delivery], str]:
+        """The deliveries that are allowed and possible, the first choice first; or why none is."""
         obstacles = {
+            Delivery.RUN: self._no_run(process),
             Delivery.ENVIRONMENT: process.no_environment,
             Delivery.MOUNT: process.no_mount,
         }
         if self.judge.looks_elsewhere_first(process):
             obstacles[Delivery.MOUNT] = f"it looks in {process.chosen[0]} first"
-        for delivery in self.deliveries:
-            if not obstacles[delivery]:
-                return delivery, ""
+        possible = [delivery for delivery in self.deliveries if not obstacles[delivery]]
+        if possible:
+            return possible, ""
         refused = "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
-        return None, refused or "no delivery is allowed"
+        return [], refused or "no delivery is allowed"
+
+    def _no_run(self, process: Process) -> str:
+        """Why the directory that it looks in may not lead to what is held for it, or ""."""
+        if process.place is None or process.no_run:
+            return process.no_run
+        build = process.build
+        if process.place.name != place_name(build.program, build.build_id, process.library_path):
+            return "it was started for another build"
+        if self.aim is Aim.DEFUSE:
+            return "that would be for all guests of its build"
+        return ""
 
     def installed(self, touches: Touches) -> list[Installed]:
         """Installed builds that are about to be replaced: one may start while that happens."""

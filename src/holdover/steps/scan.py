@@ -40,6 +40,7 @@ from holdover.model import (
     Unreadable,
 )
 from holdover.mounts import parse_mountinfo, view_on
+from holdover.places import places
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
 from holdover.stderr import Stderr
@@ -210,9 +211,12 @@ class _Look:
         pid = process.id.pid
         chosen, no_environment = self._environment(pid, program)
         poisoned_by, unheard = self._complaint(process, program)
+        place = self._place(chosen)
         return replace(
             process,
-            chosen=chosen or (),
+            chosen=tuple(filter(None, map(self._led_to, chosen or ()))),
+            place=place,
+            no_run=self._hidden_store(pid) if place else process.no_run,
             chosen_known=chosen is not None,
             no_environment=no_environment,
             covered_by=self._covered_by(pid, process.build),
@@ -261,9 +265,24 @@ class _Look:
         except (UnreadableError, UnsupportedError, MalformedError) as error:
             return None, error.message
 
+    def _place(self, chosen: tuple[Path, ...] | None) -> Path | None:
+        """The directory of `holdover run` that counts, if one does."""
+        first = next(iter(chosen or ()), None)
+        return first if first and first.parent == places(self.views) else None
+
+    def _led_to(self, directory: Path) -> Path | None:
+        """What a process finds there: a view, if it is a link of ours; None if it is not there."""
+        if directory.parent != places(self.views):
+            return directory
+        try:
+            return self.views / directory.readlink().name
+        except OSError:
+            return directory if directory.exists() else None
+
     def _distrust_chosen(self, chosen: tuple[Path, ...]) -> str:
         """Its user may have set the variable; what others can change is not held for anybody."""
-        reasons = (distrust(directory) for directory in chosen if directory.parent != self.views)
+        ours = (self.views, places(self.views))
+        reasons = (distrust(directory) for directory in chosen if directory.parent not in ours)
         reason = next(filter(None, reasons), "")
         return reason and f"it looks for modules where others than root can put some: {reason}"
 
@@ -279,8 +298,10 @@ class _Look:
 
     def _no_mount(self, process: Process, no_environment: str) -> str:
         """The mount tables are read only where the answer will be asked for."""
-        wanted = self.deliveries[:1] == (Delivery.MOUNT,) or no_environment
-        if not wanted or Delivery.MOUNT not in self.deliveries:
+        if Delivery.MOUNT not in self.deliveries:
+            return "not looked at: another delivery comes first"
+        before = self.deliveries[: self.deliveries.index(Delivery.MOUNT)]
+        if Delivery.ENVIRONMENT in before and not no_environment:
             return "not looked at: another delivery comes first"
         directory = next(iter(process.build.directories), None)
         if directory is None:
