@@ -137,6 +137,7 @@ class Delivery(StrEnum):
     RUN = "run"
     ENVIRONMENT = "environment"
     MOUNT = "mount"
+    PRELOAD = "preload"
 
 
 @dataclass(frozen=True, slots=True)

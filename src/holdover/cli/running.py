@@ -53,7 +53,7 @@ def _start(words: Sequence[str], settings: Sequence[str]) -> int:
     environment = _given_environment()
     path = _find(command[0], environment)
     if path is None:
-        return _complain(words[0], "there is no such program", _NOT_FOUND)
+        return _complain(f"{words[0]}: there is no such program", _NOT_FOUND)
     try:
         environment |= _pointed(path, environment, settings)
     except (HoldoverError, OSError) as error:
@@ -98,8 +98,8 @@ def _pointed(path: bytes, environment: Environment, settings: Sequence[str]) -> 
     from holdover.trust import distrust
 
     config = load_config(settings)
-    if config.problems:
-        raise RefusedError(config.problems[0])
+    for problem in config.problems:
+        _complain(problem)
     executable = os.path.realpath(os.fsdecode(path))
     program = next((p for p in load_programs() if p.runs(executable)), None)
     if program is None:
@@ -150,16 +150,16 @@ def _execute(path: bytes, command: list[bytes], environment: Environment) -> int
             os.execve(_SHELL, script, environment)  # noqa: S606
     except OSError as error:
         code = _NOT_FOUND if error.errno == errno.ENOENT else _NOT_STARTED
-        return _complain(os.fsdecode(command[0]), str(error.strerror), code)
+        return _complain(f"{os.fsdecode(command[0])}: {error.strerror}", code)
 
 
 def _tell_unpointed(name: str, reason: str) -> None:
-    _complain(name, f"started as it is: {reason}")
+    _complain(f"{name}: started as it is: {reason}")
 
 
-def _complain(name: str, problem: str, code: int = 0) -> int:
+def _complain(problem: str, code: int = 0) -> int:
     try:
-        print(f"holdover: {printable(name)}: {printable(problem)}", file=sys.stderr, flush=True)
+        print(f"holdover: {printable(problem)}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = None  # nobody reads it
     return code

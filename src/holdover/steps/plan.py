@@ -254,7 +254,9 @@ class _Decision:
         ]
         running = {process.build.build_id for process in self.scan.processes}
         # the executables of one source build share their modules: held once, they serve all; if one
-        # runs, what is held for it is the same, and is taken only once
+        # runs, what is held for it is the same, and is taken only once; else the first of the
+        # definition's counts, a new guest of which finds it at once
+        touched.reverse()
         touched.sort(key=lambda i: (not i.unforeseen, i.build.build_id in running))
         by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in touched}
         return list(by_stamp.values())
