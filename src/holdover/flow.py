@@ -39,14 +39,14 @@ from holdover.model import (
     Unreadable,
 )
 from holdover.pending import PendingFiles
-from holdover.places import place_name
+from holdover.preloading import preload_modules
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
 from holdover.stderr import Stderr
 from holdover.steps.capture import capture
 from holdover.steps.collect import Collected, collect
-from holdover.steps.deliver.run import in_the_way
+from holdover.steps.deliver.run import in_the_way, place_of
 from holdover.steps.explain import explain
 from holdover.steps.plan import Aim, Touches, always, files_of, plan, without, without_programs
 from holdover.steps.preview import preview
@@ -233,6 +233,8 @@ class Holdover:
             return unchanged
         self.progress(f"protecting {process.name or process.id.pid}")
         try:
+            if item.deliver is Delivery.PRELOAD:
+                return self._preload(process)
             return self._deliver(item, item.deliver)
         except VanishedError as error:  # then it needs nothing any more, if that is true
             lives = self.proc.is_alive(process.id)
@@ -266,6 +268,12 @@ class Holdover:
             raise RefusedError(f"process {process.id.pid} does not see what was delivered to it")
         failed = after.state not in (State.PROTECTED, State.DEFUSED)
         return Outcome(process, after.state, after.reason, delivery, lease.snapshot, True, failed)
+
+    def _preload(self, process: Process) -> Outcome:
+        if self.proven is not None:
+            raise RefusedError("what would be preloaded is not rehearsed")
+        self._late = LateLoads(self.proc, deep=True, patience=self.patience)  # nothing is tried
+        return preload_modules(self.proc, process, self.program_of(process), self._look_again)
 
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now, and whether that would load."""
@@ -321,26 +329,20 @@ class Holdover:
         try:
             holding = self.holding(wanted)
             self.store.add_lease(self.lease(transaction, holding.snapshot.id, "transaction"))
-            self._lead_newcomers(wanted, holding)
+            if Delivery.RUN in self.deliveries:
+                place = place_of(self.store.leads, wanted)
+                if not self._in_the_way(place, holding):
+                    self.store.leads.lead(place, holding.view)
         except (HoldoverError, OSError) as error:
             return f"{wanted.executable} is not held: {error}"
         return ""
 
-    def _lead_newcomers(self, wanted: Capture, holding: Holding) -> None:
-        """Who starts by `holdover run` is protected from the first moment."""
-        name = place_name(wanted.build.program, wanted.build.build_id, wanted.library_path)
-        place = self.store.leads.directory / name
-        free = Delivery.RUN in self.deliveries and not self.store.leads.view(place)
-        if free and not self._in_the_way(place, holding):
-            self.store.leads.lead(place, holding.view)
-
     def _in_the_way(self, place: Path | None, holding: Holding) -> str:
         """Why a directory of `holdover run` may not lead there, or ""."""
-        view = self.store.leads.view(place) if place else None
-        if place is None or view == holding.view:
+        if place is None or self.store.leads.view(place) == holding.view:
             return ""
-        others = self._scan(late=False).processes
-        return in_the_way(place, view, holding, self._holdings(), others)
+        held, others = self._holdings(), self._scan(late=False).processes
+        return in_the_way(place, self.store.leads.view(place), holding, held, others)
 
     def _follow(self, item: Item) -> None:
         """Others of its build may have been led elsewhere, and it with them."""

@@ -8,7 +8,7 @@ from holdover.model import Delivery, Holding, Item, Module, Process, Purpose, St
 from holdover.search import directories as where
 from holdover.search import first_found
 
-__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "failure_of"]
+__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "failure_of", "no_preload"]
 
 BAD_STATES = (State.AT_RISK, State.POISONED)
 LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
@@ -99,6 +99,18 @@ class Judge:
 
     def directories(self, process: Process) -> tuple[Path, ...]:
         return where(process, self.views)
+
+
+def no_preload(item: Item) -> str:
+    """Why the process must not be made to load its modules from disk, or "": in doubt it is not."""
+    process = item.process
+    if item.state is not State.CURRENT or process.replaced or process.look_alike:
+        return "that is possible only before anything of it is replaced"
+    if process.unforeseen:
+        return f"what it needs cannot be told: {process.unforeseen}"
+    if process.unheard:
+        return f"whether a load failed already cannot be known: {process.unheard}"
+    return ""
 
 
 def failure_of(process: Process) -> str:

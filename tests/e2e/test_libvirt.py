@@ -83,8 +83,8 @@ def start_as_unit(lab: BootedLab) -> Guest:
     return Guest(ThrowawayRoot(lab.root, lab.leader), "unit", int(pid.stdout))
 
 
-def test_guests_that_run_started_are_not_written_to(booted: BootedLab) -> None:
-    """An emulator of libvirt that is a script, and a unit of systemd."""
+def test_guests_that_run_started_and_one_that_was_preloaded(booted: BootedLab) -> None:
+    """An emulator of libvirt that is a script, a unit of systemd; and one asked through virsh."""
     install_holdover(booted.root)
     booted.leave_guests_to_package_managers()
     wrapper = booted.root / "usr/local/bin/qemu-held"
@@ -92,10 +92,18 @@ def test_guests_that_run_started_are_not_written_to(booted: BootedLab) -> None:
     wrapper.chmod(0o755)
     booted.define_guest("wrapped", emulator="/usr/local/bin/qemu-held")
     unit = start_as_unit(booted)
+    booted.define_guest("asked")
+    asked = str(booted.guest_pid("asked"))
+    preloaded = booted.run("holdover", "protect", "--delivery", "preload", asked).stdout
+    assert "libvirt has marked the domain as tainted" in preloaded
     booted.run("holdover", "enable")
 
-    assert "holdover: protected 2" in booted.upgrade_qemu().stdout
+    assert "holdover: protected 3" in booted.upgrade_qemu().stdout
 
+    booted.run("holdover", "release", "--force", asked)
+    for disk in ("vdc", "vdd"):
+        assert booted.attach_http_disk("asked", disk).returncode == 0
+        assert booted.read_disk("asked", disk, 4096) == IMAGE[:4096]
     pids = {"wrapped": booted.guest_pid("wrapped"), "unit": unit.pid}
     for name, pid in pids.items():
         status = booted.run("holdover", "status", str(pid)).stdout.splitlines()[1].split()

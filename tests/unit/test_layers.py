@@ -28,18 +28,18 @@ LAYERS = {
             "rewrite",
         ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
-        *("kinds", "judging", "answers", "complaints", "places"),
+        *("kinds", "judging", "answers", "complaints", "places", "monitors"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
-        "stderr",
+        *("stderr", "qmp"),
     ),
     "definitions": ("programs", "packages", "builds"),
     "store": ("store", "manifests", "staging", "pins", "released", "durable", "leads"),
     "steps": ("steps",),
-    "flow": ("flow", "delivering", "proving", "rescuing", "releasing", "leaving"),
+    "flow": ("flow", "delivering", "proving", "preloading", "rescuing", "releasing", "leaving"),
     "front": ("config", "cli", "demo", "__main__"),
 }
 MAY_USE = {
@@ -190,7 +190,7 @@ def begins_with_the_licence(source: Source) -> Iterator[str]:
 CTYPES = only_in("ctypes", "linux.py")
 SUBPROCESS = only_in("subprocess", "run.py", "demo/root.py")
 RICH = only_in("rich", "cli/", "demo/", lazily=True)
-QMP = only_in("qemu", "demo/", lazily=True)
+QMP = only_in("qemu", "demo/", "qmp.py", lazily=True)
 PROMETHEUS = only_in("prometheus_client", "cli/metrics.py", lazily=True)
 
 RULES: dict[str, Rule] = {

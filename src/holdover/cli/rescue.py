@@ -12,11 +12,11 @@ from holdover.cli.output import human_bytes, print_json, print_table, progress
 from holdover.cli.protect import outcome_json, show_outcomes
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
-from holdover.cli.status import BAD_STATES
 from holdover.cli.text import printable
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.config import Config
 from holdover.errors import UsageError
+from holdover.judging import BAD_STATES
 from holdover.model import Holding, Result
 from holdover.packages.fetch import PackageFile, Sources
 from holdover.rescuing import Rescue, rescue

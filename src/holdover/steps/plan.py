@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from holdover.fitting import covers, fullest, joined
-from holdover.judging import LOOK_ALIKE, Judge, failure_of
+from holdover.judging import LOOK_ALIKE, Judge, failure_of, no_preload
 from holdover.model import (
     Build,
     Capture,
@@ -162,10 +162,12 @@ class _Decision:
         source, problem = self._source(item)
         if item.state is State.DEFUSED and not source:
             return item  # it stays as it is until its files turn up
-        ways, no_delivery = self._ways(process)
+        ways, no_delivery = self._ways(item)
         problem = problem or no_delivery
         if problem:
             return replace(item, problem=problem)
+        if ways[0] is Delivery.PRELOAD:
+            return replace(item, deliver=ways[0])  # nothing has to be held
         return replace(item, deliver=ways[0], otherwise=next(iter(ways[1:]), None), source=source)
 
     def _source(self, item: Item) -> tuple[str | Capture, str]:
@@ -219,19 +221,25 @@ class _Decision:
             if same and held.purpose is Purpose.HOLD and not holding.damage:
                 yield holding
 
-    def _ways(self, process: Process) -> tuple[list[Delivery], str]:
-        """The deliveries that are allowed and possible, the first choice first; or why none is."""
+    def _ways(self, item: Item) -> tuple[list[Delivery], str]:
+        """The deliveries that are allowed and possible, the first choice first; or why none is.
+
+        The last resort comes last wherever it is listed.
+        """
+        process = item.process
         obstacles = {
             Delivery.RUN: self._no_run(process),
             Delivery.ENVIRONMENT: process.no_environment,
             Delivery.MOUNT: process.no_mount,
+            Delivery.PRELOAD: no_preload(item),
         }
         if self.judge.looks_elsewhere_first(process):
             obstacles[Delivery.MOUNT] = f"it looks in {process.chosen[0]} first"
-        possible = [delivery for delivery in self.deliveries if not obstacles[delivery]]
+        listed = sorted(self.deliveries, key=lambda delivery: delivery is Delivery.PRELOAD)
+        possible = [delivery for delivery in listed if not obstacles[delivery]]
         if possible:
             return possible, ""
-        refused = "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
+        refused = "; ".join(f"{d}: {obstacles[d]}" for d in listed)
         return [], refused or "no delivery is allowed"
 
     def _no_run(self, process: Process) -> str:

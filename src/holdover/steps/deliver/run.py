@@ -12,10 +12,11 @@ from pathlib import Path
 from holdover.errors import UnsupportedError, VanishedError
 from holdover.fitting import extends
 from holdover.leads import Leads
-from holdover.model import Holding, Process
+from holdover.model import Capture, Holding, Process
+from holdover.places import place_name
 from holdover.procfs import ProcFs
 
-__all__ = ["deliver", "release", "in_the_way"]
+__all__ = ["deliver", "release", "in_the_way", "place_of"]
 
 
 def in_the_way(
@@ -39,6 +40,12 @@ def in_the_way(
         if other.place == place and other.build.build_id != wanted.snapshot.build_id:
             return f"process {other.id.pid} looks there too, and is of another build"
     return ""
+
+
+def place_of(leads: Leads, wanted: Capture) -> Path:
+    """Where processes of that build will look which `holdover run` starts from now on."""
+    build = wanted.build
+    return leads.directory / place_name(build.program, build.build_id, wanted.library_path)
 
 
 def deliver(proc: ProcFs, process: Process, leads: Leads, view: Path) -> None:
