@@ -13,8 +13,7 @@ import struct
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from holdover.errors import RefusedError
 
@@ -26,7 +25,7 @@ T = TypeVar("T")
 
 
 class Monitor:
-    """A session with the QMP server of one process; a context manager. Takes `seconds` in all.
+    """A session with the QMP server of one process: `open`, `ask`, `close`. Takes `seconds` in all.
 
     Raises `RefusedError`: the library is missing, nobody answers, or it is somebody else.
     """
@@ -45,7 +44,7 @@ class Monitor:
         self._client = QMPClient("holdover")
         self._client.events.event_filter = lambda _: False
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
         connection = _connect(self._path, self._pid, self._seconds)
         self._loop = asyncio.new_event_loop()
         self._deadline = self._loop.time() + self._seconds
@@ -55,14 +54,8 @@ class Monitor:
             connection.close()
             self._loop.close()
             raise
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         with suppress(Exception):  # it hung up first, or hangs
             self._loop.run_until_complete(asyncio.wait_for(self._client.disconnect(), 1))
         self._loop.close()

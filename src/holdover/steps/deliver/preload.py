@@ -27,6 +27,7 @@ __all__ = ["deliver", "missing", "TAINTED"]
 
 TAINTED = "libvirt has marked the domain as tainted by it (custom-monitor)"
 _SECONDS = 10.0
+_MOST = 3  # sockets that are tried
 _DOMAINS = Path("/run/libvirt/qemu")
 _NO_NAME = re.compile(r"[0-9]+|[0-9A-Fa-f -]{32,}")
 """virsh would take it for an id or a UUID."""
@@ -99,11 +100,21 @@ def _way(proc: ProcFs, process: Process) -> Iterator[_Way]:
         yield _Virsh(process.name)
         return
     sockets = qmp_sockets(proc.read(pid, "cmdline").split("\0"))
-    if not sockets:
-        raise RefusedError("its command line names no QMP socket")
-    root = "root" if sockets[0].startswith("/") else "cwd"
-    with Monitor(proc.path(pid, root) / sockets[0].lstrip("/"), pid, _SECONDS) as monitor:
-        yield monitor
+    problem = RefusedError("its command line names no QMP socket")
+    for path in sockets[:_MOST]:
+        root = "root" if path.startswith("/") else "cwd"
+        monitor = Monitor(proc.path(pid, root) / path.lstrip("/"), pid, _SECONDS)
+        try:
+            monitor.open()
+        except RefusedError as error:
+            problem = error
+            continue
+        try:
+            yield monitor
+        finally:
+            monitor.close()
+        return
+    raise problem
 
 
 def _is_libvirts(process: Process) -> bool:
@@ -130,7 +141,7 @@ class _Virsh:
                 timeout=_SECONDS,
             )
             answer = json.loads(done.stdout)
-            return str(answer["error"]["desc"]) if "error" in answer else ""
+            return "" if "return" in answer else str(answer["error"]["desc"])
         except CommandError as error:
             raise RefusedError(f"libvirt did not pass it on: {error}") from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
