@@ -26,6 +26,8 @@ SPOKEN = (
     *("steps/plan.py", "steps/verify.py", "steps/scan.py", "steps/capture.py", "steps/collect.py"),
     *("steps/rehearse.py", "steps/explain.py", "steps/preview.py", "proving.py", "standin.py"),
     *("steps/deliver/environment.py", "steps/deliver/mount.py", "covering.py", "mounts.py"),
+    *("steps/deliver/run.py", "steps/deliver/preload.py", "qmp.py", "preloading.py", "leads.py"),
+    "cli/running.py",
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "store.py", "staging.py", "durable.py"),
     *("judging.py", "releasing.py", "manifests.py", "rescuing.py", "steps/holders.py"),

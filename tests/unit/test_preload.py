@@ -273,14 +273,15 @@ def server(path: Path, talk: Callable[[socket.socket], None]) -> Iterator[None]:
 def honest(client: socket.socket) -> None:
     """Takes capabilities, fails each blockdev-add, and tells events in between."""
     client.sendall(GREETING)
-    for line in client.makefile("rb"):
+    while line := client.recv(4096):  # one command at a time, and no newline
         told = json.loads(line)
         if told["execute"] != "qmp_capabilities":
             client.sendall(b'{"event": "X", "timestamp": {"seconds": 1, "microseconds": 1}}\n' * 3)
-        answer = {"id": told.get("id"), "return": {}}
+        answer: dict[str, Any] = {"return": {}}
         if told["execute"] == "blockdev-add":
             error = {"class": "GenericError", "desc": "no such thing"}
-            answer = {"id": told.get("id"), "error": error}
+            answer = {"error": error}
+        answer |= {"id": told["id"]} if "id" in told else {}
         client.sendall(json.dumps(answer).encode() + b"\n")
 
 

@@ -239,7 +239,8 @@ class _Decision:
         possible = [delivery for delivery in listed if not obstacles[delivery]]
         if possible:
             return possible, ""
-        refused = "; ".join(f"{d}: {obstacles[d]}" for d in listed)
+        telling = [d for d in listed if d is not Delivery.RUN or process.place]
+        refused = "; ".join(f"{d}: {obstacles[d]}" for d in telling or listed)
         return [], refused or "no delivery is allowed"
 
     def _no_run(self, process: Process) -> str:

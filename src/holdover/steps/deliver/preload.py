@@ -29,7 +29,7 @@ TAINTED = "libvirt has marked the domain as tainted by it (custom-monitor)"
 _SECONDS = 10.0
 _MOST = 3  # sockets that are tried
 _DOMAINS = Path("/run/libvirt/qemu")
-_NO_NAME = re.compile(r"[0-9]+|[0-9A-Fa-f -]{32,}")
+_NO_NAME = re.compile(r"[0-9]+|[0-9A-Fa-f\s-]{32,}")
 """virsh would take it for an id or a UUID."""
 
 
