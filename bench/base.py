@@ -3,7 +3,7 @@
 
 from holdover.demo.archive import RELEASE, TWO_BUILDS, Recipe
 from holdover.demo.root import ThrowawayRoot
-from holdover.flow import Progress
+from holdover.looking import Progress
 
 __all__ = ["BENCH"]
 

@@ -16,7 +16,7 @@ _holdover()
     local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
     local words='-h --help --json -o' arguments=
     if ((COMP_CWORD == 1)); then
-        words='--help --version' arguments='status explain preview protect rehearse release defuse rescue list show pin unpin gc doctor enable disable demo'
+        words='--help --version' arguments='status explain preview protect rehearse release defuse rescue list show pin unpin gc doctor enable disable demo run'
     else
         case ${COMP_WORDS[1]} in
             status) words+=' -v --verbose' arguments="$(_holdover_processes)" ;;
@@ -36,9 +36,10 @@ _holdover()
             enable) words+=' --refresh' ;;
             disable) words+=' --release' ;;
             demo) words+=' --cache' ;;
+            run) ;;
         esac
         case ${COMP_WORDS[1]},$before in
-            protect,--delivery) arguments='environment mount fallback-dir' words= ;;
+            protect,--delivery) arguments='run environment mount fallback-dir preload' words= ;;
             rescue,--from) arguments="$(compgen -d -- "$current")" words= ;;
             demo,--cache) arguments="$(compgen -d -- "$current")" words= ;;
             *,-o) arguments='programs.disabled= deliveries= store.objects= store.state= store.budget= lock.timeout= hook.budget= hook.veto= look.budget= pins.lifetime= timer.protect= rescue.network= rescue.releases= rescue.snapshot_archive= libvirt.protect= journal.enabled= metrics.directory=' words= ;;

@@ -6,15 +6,17 @@ Nothing is run: the answers are constant data of the file.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 from holdover.elf import DT_RELA, DT_RELASZ, ElfFile
+from holdover.errors import ElfError
 from holdover.hashtables import HashedSymbols
 from holdover.model import Build
 from holdover.programs import Program
 
-__all__ = ["read_build", "read_module_names", "read_module_stamp"]
+__all__ = ["read_build", "read_module_names", "read_module_stamp", "module_stamp"]
 
 
 def read_build(file: BinaryIO, program: Program) -> Build:
@@ -45,6 +47,25 @@ def read_module_stamp(file: BinaryIO, program: Program) -> str:
         if program.stamp.fullmatch(name.encode("utf-8", "surrogateescape")):
             return name
     return ""
+
+
+def module_stamp(path: Path, program: Program) -> str:
+    """The stamp of the module that lies at `path`, or ""; read once, unless it is replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _read_stamp(path, seen, program)
+
+
+@lru_cache(maxsize=1024)  # each process is looked at again when it has been served
+def _read_stamp(path: Path, _: tuple[int, ...], program: Program) -> str:
+    try:
+        with path.open("rb") as file:
+            return read_module_stamp(file, program)
+    except (OSError, ElfError):
+        return ""
 
 
 def _constant_data(elf: ElfFile) -> Iterator[bytes]:

@@ -36,6 +36,7 @@ BUILT_IN = "built in"
 _MAX_FILE = 256 * 1024
 COMMAND_LINE = "command line"
 DELIVERIES = tuple(map(str, Delivery))
+USUAL = tuple(name for name in DELIVERIES if name != Delivery.PRELOAD)
 T = TypeVar("T")
 
 
@@ -84,7 +85,7 @@ class Config:
         "programs.disabled", parse_words, (), 'programs to leave alone, like ["qemu"]'
     )
     deliveries: tuple[str, ...] = _setting(
-        *("deliveries", parse_words, DELIVERIES),
+        *("deliveries", parse_words, USUAL),
         "how a process may be made to see what is held for it; what is not listed is never done",
         flag="--delivery",
         choices=DELIVERIES,

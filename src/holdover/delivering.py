@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The choice among the ways to make a process see a view, by name; `steps/deliver` has the ways."""
 
+from pathlib import Path
+
 from holdover.model import Delivery, Holding, Process, Scan
 from holdover.procfs import ProcFs
 from holdover.programs import Program
-from holdover.steps.deliver import environment, fallback, mount
+from holdover.steps.deliver import environment, fallback, mount, run
 from holdover.steps.verify import verify
 from holdover.store import Store
 
@@ -21,6 +23,8 @@ def point(
 ) -> None:
     """Make the process find the view; raises as the delivery's own `deliver` says."""
     match delivery:
+        case Delivery.RUN:
+            run.deliver(proc, process, store.leads, holding.view)
         case Delivery.ENVIRONMENT:
             environment.deliver(proc, process, program.variable, holding.view)
         case Delivery.MOUNT:
@@ -39,6 +43,8 @@ def take_back(
 ) -> None:
     """Undo what `point` did; what was there before counts again."""
     match delivery:
+        case Delivery.RUN:
+            run.release(process, store.leads)
         case Delivery.ENVIRONMENT:
             environment.release(proc, process, program.variable)
         case Delivery.MOUNT:
@@ -49,8 +55,7 @@ def take_back(
 
 def problem_of(proc: ProcFs, process: Process, delivery: Delivery, holding: Holding) -> str:
     """Why the process does not find what is held where the delivery put it, or ""."""
-    where = process.build.directories[0] if delivery is Delivery.MOUNT else holding.view
-    problem = verify(proc, process, holding, where)
+    problem = verify(proc, process, holding, _seen_at(process, delivery, holding.view))
     if delivery is Delivery.FALLBACK:
         problem = problem or fallback.problem_of(proc, process, holding.view)
     return problem
@@ -84,3 +89,13 @@ def tidy(store: Store, seen: Scan, *, everybody: bool) -> None:
         own = view is not None and stamps.get(view) and stamps[view] in on_disk
         if gone or idle or own:
             store.fallbacks.remove(directory)
+
+
+def _seen_at(process: Process, delivery: Delivery, view: Path) -> Path:
+    """Where the process finds the view, as it names that place."""
+    match delivery:
+        case Delivery.MOUNT:
+            return process.build.directories[0]
+        case Delivery.RUN if process.place:
+            return process.place
+    return view

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from holdover.model import Holding, LateLoad, Snapshot
 
-__all__ = ["joined", "covers", "fullest"]
+__all__ = ["joined", "covers", "extends", "fullest"]
 
 
 def joined(
@@ -30,6 +30,13 @@ def covers(snapshot: Snapshot, own: tuple[LateLoad, ...]) -> bool:
         for late in own
         if not late.problem
     )
+
+
+def extends(new: Snapshot, old: Snapshot) -> bool:
+    """Whether whoever saw the old one misses nothing in the new one, and meets nothing else."""
+    there = {file.path: file.sha256 for file in new.files}
+    same = all(there.get(file.path) == file.sha256 for file in old.files)
+    return same and set(old.decoys) <= {*new.decoys, *new.modules}
 
 
 def fullest(holdings: Iterable[Holding]) -> Holding | None:

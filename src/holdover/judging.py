@@ -9,7 +9,7 @@ from holdover.model import Delivery, Holding, Item, Module, Process, Purpose, St
 from holdover.search import directories as where
 from holdover.search import first_found
 
-__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "READY", "failure_of"]
+__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "READY", "failure_of", "no_preload"]
 
 BAD_STATES = (State.AT_RISK, State.POISONED)
 READY = "what is held for it comes into play when they are replaced"
@@ -73,7 +73,7 @@ class Judge:
     def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
         """The view that the process finds first; the environment comes before the directory."""
         if pointed_at := self._pointed_at(process):
-            return Delivery.ENVIRONMENT, pointed_at
+            return Delivery.RUN if process.place else Delivery.ENVIRONMENT, pointed_at
         for holding in self.holdings:
             covered = holding.view_file is not None and holding.view_file == process.covered_by
             if covered and not self.looks_elsewhere_first(process):
@@ -119,6 +119,18 @@ class Judge:
 
     def directories(self, process: Process) -> tuple[Path, ...]:
         return where(process, self.views)
+
+
+def no_preload(item: Item) -> str:
+    """Why the process must not be made to load its modules from disk, or "": in doubt it is not."""
+    process = item.process
+    if item.state is not State.CURRENT or process.replaced or process.look_alike:
+        return "that is possible only before anything of it is replaced"
+    if process.unforeseen:
+        return f"what it needs cannot be told: {process.unforeseen}"
+    if process.unheard:
+        return f"whether a load failed already cannot be known: {process.unheard}"
+    return ""
 
 
 def failure_of(process: Process) -> str:

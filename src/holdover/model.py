@@ -136,9 +136,11 @@ class State(StrEnum):
 
 
 class Delivery(StrEnum):
+    RUN = "run"
     ENVIRONMENT = "environment"
     MOUNT = "mount"
     FALLBACK = "fallback-dir"
+    PRELOAD = "preload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,8 @@ class Process:
     build: Build
     chosen: tuple[Path, ...] = ()
     """Directories that its environment names for modules, the one that counts first."""
+    place: Path | None = field(default=None, kw_only=True)
+    """Directory of `holdover run` that counts first; `chosen` has where it leads, if anywhere."""
     chosen_known: bool = field(default=True, kw_only=True)
     """Whether its environment could be read."""
     covered_by: FileId | None = None
@@ -188,6 +192,8 @@ class Process:
     """The module that failed to load so that the next load kills it, as it said itself."""
     unheard: str = field(default="", kw_only=True)
     """Why it may have said so all the same; "" if it did not."""
+    no_run: str = field(default="it was not started by `holdover run`", kw_only=True)
+    """Why what its directory of `holdover run` leads to is no use; "" if it is."""
     no_environment: str = ""
     """Why its environment cannot be written; "" if it can."""
     no_mount: str = ""
@@ -343,6 +349,8 @@ class Item:
     snapshot: str = ""
     deliver: Delivery | None = None
     """How it is going to see another snapshot; None if nothing is to be done."""
+    otherwise: Delivery | None = field(default=None, kw_only=True)
+    """And how, if that turns out to be impossible."""
     source: str | Capture = ""
     """The snapshot to deliver: its id, or how to take it."""
     problem: str = ""

@@ -15,7 +15,8 @@ __all__ = ["release"]
 def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
     """Take a delivery back.
 
-    Raises `RefusedError` if the process would then find files of another build, unless forced.
+    Raises `RefusedError` if the process would then find files of another build, unless forced, or
+    if others that share its directory would. Those that share it are released with it.
     """
     with holdover.writing():
         items = holdover.status([pid])[1]
@@ -24,22 +25,25 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
         item = items[0]
         if item.delivery is None:
             return Outcome(item.process, item.state, "nothing was delivered to it")
-        if not force and item.state is not State.POISONED:  # nothing makes that any worse
-            _check(holdover, item)
-        others = _others(holdover, item)
-        if not others:
+        others = _sharing(holdover, item)
+        safe = force or item.state is State.POISONED  # nothing makes that any worse
+        for concerned in others if safe else [item, *others]:
+            _check(holdover, concerned)
+        stays = _staying_for(holdover, item)
+        if not stays:
             program, holding = holdover.program_of(item.process), holdover.holding(item.snapshot)
             take_back(holdover.proc, holdover.store, item.process, program, item.delivery, holding)
-        holdover.drop_leases(item.process.id)
-        holdover.store.released.add(item.process.id)
+        for concerned in (item, *others):
+            holdover.drop_leases(concerned.process.id)
+            holdover.store.released.add(concerned.process.id)
         after = holdover.status([pid])[1]
         if not after:
             raise VanishedError(f"process {pid} ended")
-        reason = "; ".join(filter(None, (after[0].reason, others)))
+        reason = after[0].reason + stays + _told(others)
         return Outcome(after[0].process, after[0].state, reason, changed=True)
 
 
-def _others(holdover: Holdover, item: Item) -> str:
+def _staying_for(holdover: Holdover, item: Item) -> str:
     """Who else is served by the same fallback directory, and needs it still; or ""."""
     if item.delivery is not Delivery.FALLBACK or item.process.fallback is None:
         return ""
@@ -51,7 +55,22 @@ def _others(holdover: Holdover, item: Item) -> str:
         if other.process.id != own
     )
     pids = ", ".join(sharing)
-    return pids and f"{directory} stays for others of its build ({pids})"
+    return pids and f"; {directory} stays for others of its build ({pids})"
+
+
+def _sharing(holdover: Holdover, item: Item) -> list[Item]:
+    """Others that see the same by `holdover run`."""
+    if item.delivery is not Delivery.RUN:
+        return []
+    place, process = item.process.place, item.process.id
+    return [i for i in holdover.status()[1] if i.process.place == place and i.process.id != process]
+
+
+def _told(others: list[Item]) -> str:
+    if not others:
+        return ""
+    names = ", ".join(f"{i.process.name or 'a guest'} ({i.process.id.pid})" for i in others)
+    return f"; released with it, as they look in the same directory: {names}"
 
 
 def _check(holdover: Holdover, item: Item) -> None:

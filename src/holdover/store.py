@@ -6,6 +6,7 @@
     │   ├── <module>.so                 the module, rewritten to find its closure in lib
     │   ├── lib/<soname>                a hard link to a library of the closure
     │   └── <name>.so                   decoys: one empty file under many names
+    ├── run/<program>-<build-id>        a link to the view that guests of `holdover run` see
     ├── staging/<random>/               a view that is being made
     └── rescue/<random>/                packages of a build that is being rescued; locked meanwhile
     /var/lib/holdover/
@@ -41,6 +42,7 @@ from typing import TypeVar
 from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import BusyError, DamagedError, UntrustedError
 from holdover.fallbacks import Fallbacks
+from holdover.leads import Leads
 from holdover.manifests import (
     RECORD,
     SCHEMA,
@@ -51,6 +53,7 @@ from holdover.manifests import (
 )
 from holdover.model import FileId, Holding, Lease, Snapshot
 from holdover.pins import Pins
+from holdover.places import places
 from holdover.released import Released
 from holdover.staging import Staging, file_digest
 from holdover.trust import distrust
@@ -92,6 +95,10 @@ class Store:
         return self.state / "rehearsal"
 
     @property
+    def leads(self) -> Leads:
+        return Leads(places(self.views), self.views)
+
+    @property
     def pins(self) -> Pins:
         return Pins(self.state / "pin")
 
@@ -129,8 +136,9 @@ class Store:
 
     @property
     def _directories(self) -> tuple[Path, ...]:
-        kept = (self._manifests, self._rehearsals, self.pins.directory)
-        return self.views, self._staging, self._rescues, *kept, self._leases, self.fallbacks.records
+        kept = (self._manifests, self._rehearsals, self.pins.directory, self.leads.directory)
+        volatile = (self._leases, self.fallbacks.records)
+        return self.views, self._staging, self._rescues, *kept, *volatile
 
     def _check_trust(self) -> None:
         """Whoever can write here could put code into every guest."""
@@ -164,6 +172,7 @@ class Store:
             for view in self.views.iterdir():
                 if view.name not in needed:
                     _remove(view)
+            self.leads.sweep()
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -230,6 +239,7 @@ class Store:
             (self._manifests / f"{snapshot_id}.json").unlink()
             sync(self._manifests)
             (self._rehearsals / f"{snapshot_id}.json").unlink(missing_ok=True)
+            self.leads.drop_to(self.views / snapshot_id)
             with suppress(FileNotFoundError):  # somebody was there before
                 shutil.rmtree(self.views / snapshot_id)
 
@@ -325,8 +335,8 @@ class Store:
 
 
 def _stats(holding: Holding) -> list[os.stat_result]:
-    paths = (holding.view / held.path for held in holding.snapshot.files)
-    return [path.stat() for path in paths if path.exists()]
+    files = holding.snapshot.files
+    return [at.stat() for held in files if (at := holding.view / held.path).exists()]
 
 
 def _bytes_only_in(stats: list[os.stat_result], links: Counter[int]) -> int:

@@ -52,6 +52,8 @@ class Crossed:
     guests: dict[str, Guest]
     mounted: Guest
     """Protected by mount instead of its environment."""
+    run: Guest
+    """Started by `holdover run`."""
     twins: dict[str, Guest]
     libc_before: str
     apt: CompletedProcess[str]
@@ -82,11 +84,12 @@ def crossed(
         guests["data"] = Guest.start(servers.join(lab.root), "data")
         twins = {what: Guest.start(lab.root, f"twin{n}") for n, what in enumerate((*LOST, "all"))}
         mounted = Guest.start(lab.root, "mounted", wrapper=("unshare", "--mount", *NO_ROOM))
+        run = Guest.start(lab.root, "run", wrapper=("holdover", "run", "--"))
         libc = _libc(lab)
         apt = lab.full_upgrade()
         for twin in twins.values():
             lab.root.run("holdover", "release", "--force", str(twin.pid))
-        yield Crossed(lab, offered, guests, mounted, twins, libc, apt)
+        yield Crossed(lab, offered, guests, mounted, run, twins, libc, apt)
 
 
 def _offered(lab: Lab) -> tuple[str, ...]:
@@ -166,12 +169,13 @@ def test_host_names_are_found(crossed: Crossed, kind: str) -> None:
     assert "connect to localhost" in answer["error"]["desc"]
 
 
-def test_guest_protected_by_mount_loads_everything_twice(crossed: Crossed) -> None:
-    guest = crossed.mounted
+@pytest.mark.parametrize("how", ["mount", "run"])
+def test_guest_protected_otherwise_loads_everything_twice(crossed: Crossed, how: str) -> None:
+    guest = {"mount": crossed.mounted, "run": crossed.run}[how]
     seen = {what: guest.probe_twice(what) for what in crossed.offered}
     assert seen == dict.fromkeys(crossed.offered, WORKS_TWICE), guest.log
     status = crossed.lab.status(guest.pid)
-    assert (status["state"], status["delivery"]) == ("protected", "mount")
+    assert (status["state"], status["delivery"]) == ("protected", how)
 
 
 @pytest.mark.parametrize("what", LOST)
@@ -202,7 +206,7 @@ def test_guest_of_the_new_release_is_current(crossed: Crossed) -> None:
 def test_nothing_is_held_when_the_last_guest_is_gone(crossed: Crossed) -> None:
     """The last test: it ends them all."""
     assert crossed.lab.held()
-    for guest in (*crossed.guests.values(), crossed.mounted, *crossed.twins.values()):
+    for guest in (*crossed.guests.values(), crossed.mounted, crossed.run, *crossed.twins.values()):
         guest.kill()
     crossed.lab.root.run("holdover", "gc")
     assert crossed.lab.held() == []

@@ -10,7 +10,8 @@ import pytest
 from lab import BootedLab
 from lab.image import IMAGE
 
-from holdover.demo.root import install_holdover
+from holdover.demo.guest import ATTACHED, PROBES, Guest
+from holdover.demo.root import ThrowawayRoot, install_holdover
 
 pytestmark = pytest.mark.e2e
 
@@ -62,6 +63,58 @@ def test_network_disk_is_attached_and_read_after_the_upgrade(
             assert booted.attach_http_disk(name, disk).returncode == 0
             assert booted.read_disk(name, disk, 4096) == IMAGE[:4096]
         assert booted.domain_state(name).startswith("running")
+
+
+WRAPPER = """\
+#!/bin/sh
+exec holdover run -- /usr/bin/qemu-system-x86_64 "$@"
+"""
+UNIT = ("systemd-run", "--quiet", "--unit=unit", "holdover", "run", "--")
+
+
+def start_as_unit(lab: BootedLab) -> Guest:
+    """As docs/running.md has it."""
+    options = "-machine q35,accel=tcg -nodefaults -display none -S -name guest=unit"
+    monitor = "-qmp unix:/tmp/unit.sock,server=on,wait=off -pidfile /tmp/unit.pid"
+    lab.run(*UNIT, "qemu-system-x86_64", *options.split(), *monitor.split())
+    pid = lab.run(
+        "sh", "-c", "while ! test -s /tmp/unit.pid; do sleep 0.1; done; cat /tmp/unit.pid"
+    )
+    return Guest(ThrowawayRoot(lab.root, lab.leader), "unit", int(pid.stdout))
+
+
+def test_guests_that_run_started_and_one_that_was_preloaded(booted: BootedLab) -> None:
+    """An emulator of libvirt that is a script, a unit of systemd; and one asked through virsh."""
+    install_holdover(booted.root)
+    booted.leave_guests_to_package_managers()
+    wrapper = booted.root / "usr/local/bin/qemu-held"
+    wrapper.write_text(WRAPPER)
+    wrapper.chmod(0o755)
+    booted.define_guest("wrapped", emulator="/usr/local/bin/qemu-held")
+    unit = start_as_unit(booted)
+    booted.define_guest("asked")
+    asked = str(booted.guest_pid("asked"))
+    preloaded = booted.run("holdover", "protect", "--delivery", "preload", asked).stdout
+    assert "libvirt has marked the domain as tainted" in preloaded
+    booted.run("holdover", "enable")
+
+    assert "holdover: protected 3" in booted.upgrade_qemu().stdout
+
+    booted.run("holdover", "release", "--force", asked)
+    for disk in ("vdc", "vdd"):
+        assert booted.attach_http_disk("asked", disk).returncode == 0
+        assert booted.read_disk("asked", disk, 4096) == IMAGE[:4096]
+    pids = {"wrapped": booted.guest_pid("wrapped"), "unit": unit.pid}
+    for name, pid in pids.items():
+        status = booted.run("holdover", "status", str(pid)).stdout.splitlines()[1].split()
+        assert status[1:4] == [name, "protected", "run"]
+    for disk in ("vdc", "vdd"):
+        assert booted.attach_http_disk("wrapped", disk).returncode == 0
+        assert booted.read_disk("wrapped", disk, 4096) == IMAGE[:4096]
+    assert booted.domain_state("wrapped").startswith("running")
+    assert {unit.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+    booted.define_guest("newer", emulator="/usr/local/bin/qemu-held")
+    assert booted.attach_http_disk("newer", "vdc").returncode == 0
 
 
 def test_unprotected_twin_is_seen_to_be_poisoned_and_crashes(booted: BootedLab) -> None:

@@ -149,7 +149,7 @@ GUEST = """
   <memory unit='MiB'>32</memory>
   <os><type arch='x86_64' machine='q35'>hvm</type></os>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>{emulator}</emulator>
     <controller type='pci' model='pcie-root'/>
     {slots}
     <controller type='usb' model='none'/>
@@ -242,13 +242,13 @@ class BootedLab:
 
     # Guests
 
-    def define_guest(self, name: str) -> None:
+    def define_guest(self, name: str, emulator: str = "/usr/bin/qemu-system-x86_64") -> None:
         """Start a guest that libvirt confines as it does by default.
 
         It has no operating system: its firmware waits for a disk, and hot-plugging a disk into
         one of the spare slots needs no answer from the guest.
         """
-        guest = GUEST.format(name=name, slots=SPARE_SLOT * 6)
+        guest = GUEST.format(name=name, emulator=emulator, slots=SPARE_SLOT * 6)
         self.run("virsh", "define", "/dev/stdin", input=guest)
         self.run("virsh", "start", name)
 

@@ -21,7 +21,7 @@ from holdover.demo.archive import (
     existing_sources,
 )
 from holdover.demo.root import ThrowawayRoot
-from holdover.flow import Progress
+from holdover.looking import Progress
 
 __all__ = ["CROSSINGS", "Crossing", "full_upgrade", "turn_to_the_next"]
 

@@ -4,7 +4,7 @@
 from holdover.demo.archive import RELEASE, TWO_BUILDS, Recipe, builds
 from holdover.demo.root import ThrowawayRoot
 from holdover.errors import CommandError
-from holdover.flow import Progress
+from holdover.looking import Progress
 from lab.chroot import Lab
 
 __all__ = ["DISKS", "LIBRARIES", "RECIPE", "change_library", "changeable"]

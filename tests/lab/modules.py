@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from holdover.demo.archive import Recipe, Release
 from holdover.demo.root import ThrowawayRoot
-from holdover.flow import Progress
+from holdover.looking import Progress
 from lab.distributions import BOOKWORM, BULLSEYE, SID, TRIXIE
 
 __all__ = ["SETS", "ModuleSet"]

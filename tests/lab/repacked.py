@@ -19,7 +19,7 @@ from holdover.demo.archive import (
     qemu_builds,
 )
 from holdover.demo.root import ThrowawayRoot
-from holdover.flow import Progress
+from holdover.looking import Progress
 from lab.distributions import SID
 
 __all__ = ["OTHER", "QEMU", "RECIPE", "RECIPE_OF_DNF5"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from holdover.demo.archive import RELEASE, Recipe
 from holdover.demo.root import ThrowawayRoot
-from holdover.flow import Progress
+from holdover.looking import Progress
 from lab.bases import LabError
 from lab.image import IMAGE, WEB_SERVER
 

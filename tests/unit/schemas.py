@@ -42,7 +42,9 @@ def _check_delivery(process: Any) -> None:
     """Where there is a delivery there is a snapshot; who is said to be served has one."""
     if "delivery" in process and "snapshot" in process:
         state, delivery, of = process["state"], process["delivery"], process["snapshot"]
-        assert (delivery is None) == (of is None), f"delivery {delivery} of snapshot {of}"
+        assert (delivery in (None, "preload")) == (
+            of is None
+        ), f"delivery {delivery} of snapshot {of}"
         assert delivery or state not in ("protected", "defused"), f"{state} by delivery {delivery}"
 
 

@@ -11,7 +11,7 @@ from lab.distributions import BULLSEYE, CROSSINGS, SID
 from holdover.demo import archive
 from holdover.demo.archive import RELEASE, Recipe, prepare_base
 from holdover.demo.root import ThrowawayRoot
-from holdover.flow import Progress
+from holdover.looking import Progress
 
 MAIN, SECURITY = "mirror://here/debian/", "mirror://here/security/"
 

@@ -116,7 +116,10 @@ def test_a_drop_in_beats_the_main_file_and_later_names_beat_earlier_ones(etc: Et
         ("[store]\nobjects = 'here'\n", "an absolute path"),
         ("[store]\nobjects = '/usr/../tmp'\n", "an absolute path"),
         ("[store]\nbudget = '2 GB'\n", "a size"),
-        ("deliveries = ['carrier pigeon']\n", "'carrier pigeon' is none of environment, mount"),
+        (
+            "deliveries = ['carrier pigeon']\n",
+            "'carrier pigeon' is none of run, environment, mount, fallback-dir, preload",
+        ),
         ("deliveries = 5\n", "a list of words"),
         ("deliveries = [5]\n", "a list of words"),
     ],
@@ -285,7 +288,8 @@ def test_a_disabled_program_is_looked_at_and_no_hook_cares_for_it() -> None:
 def test_a_flag_is_its_setting() -> None:
     assert read_config(options("protect", "--delivery", "mount")).deliveries == ("mount",)
     assert read_config(options("protect", "-o", "deliveries=mount")).deliveries == ("mount",)
-    assert read_config(options("protect")).deliveries == ("environment", "mount", "fallback-dir")
+    default = ("run", "environment", "mount", "fallback-dir")
+    assert read_config(options("protect")).deliveries == default
 
 
 @pytest.mark.parametrize("word", ["hook.budgit=5", "hook.budget=soon", "hook.budget", "=5", ""])

@@ -33,6 +33,7 @@ def test_identifiers_are_those_that_were_given_out() -> None:
     assert {kind.name: kind.id for kind in events.KINDS} == {
         "protected": "b946be0bd003408cba962f085ef6882a",
         "defused": "fcad85176d694b03af6b50063abe3037",
+        "preloaded": "13ad3d5b2c6b4b46b1d726dfb1404f83",
         "not-protected": "9be51aa438c34956aa12501fb22e0ec6",
         "released": "82f4ba9e56514693a5ab911477993673",
         "snapshot-taken": "acc7d2212fec4721bdf04f6e6c8a9246",

@@ -28,18 +28,24 @@ LAYERS = {
             "rewrite",
         ),
         *("ldcache", "ldconf", "hwcaps", "linker", "forecast", "mounts", "search", "fitting"),
-        *("kinds", "judging", "answers", "complaints"),
+        *("kinds", "judging", "answers", "complaints", "places", "monitors"),
     ),
     "edge": (
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
-        "stderr",
+        *("stderr", "qmp"),
     ),
     "definitions": ("programs", "packages", "builds"),
-    "store": ("store", "manifests", "staging", "pins", "released", "durable", "fallbacks"),
+    "store": (
+        *("store", "manifests", "staging", "pins", "released", "durable"),
+        *("fallbacks", "leads"),
+    ),
     "steps": ("steps",),
-    "flow": ("flow", "delivering", "proving", "rescuing", "releasing", "leaving"),
+    "flow": (
+        *("flow", "looking", "delivering", "preloading"),
+        *("proving", "rescuing", "releasing", "leaving"),
+    ),
     "front": ("config", "cli", "demo", "__main__"),
 }
 MAY_USE = {
@@ -190,7 +196,7 @@ def begins_with_the_licence(source: Source) -> Iterator[str]:
 CTYPES = only_in("ctypes", "linux.py")
 SUBPROCESS = only_in("subprocess", "run.py", "demo/root.py")
 RICH = only_in("rich", "cli/", "demo/", lazily=True)
-QMP = only_in("qemu", "demo/", lazily=True)
+QMP = only_in("qemu", "demo/", "qmp.py", lazily=True)
 PROMETHEUS = only_in("prometheus_client", "cli/metrics.py", lazily=True)
 
 RULES: dict[str, Rule] = {

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.factories import (
+    BUILD_ID,
     DIRECTORY,
     EXECUTABLE,
     OTHER_BUILD_ID,
@@ -40,6 +41,8 @@ from holdover.model import (
     State,
     Unreadable,
 )
+from holdover.places import place_name
+from holdover.steps.deliver.run import in_the_way
 from holdover.steps.plan import Aim, plan, without, without_programs
 
 BOTH = (Delivery.ENVIRONMENT, Delivery.MOUNT)
@@ -454,7 +457,7 @@ def test_process_that_needs_something_and_is_allowed_nothing_is_a_problem() -> N
 
 # -- by the directory in which it looks last -----------------------------------------------------
 
-ALL = tuple(Delivery)
+LASTLY = (*BOTH, Delivery.FALLBACK)
 LAST = (Delivery.FALLBACK,)
 GOES_ON = replace(build(), fallback=Path("/run/qemu/5.2"))
 
@@ -470,8 +473,8 @@ def outrun(**changes: Any) -> Process:
 
 def test_fallback_directory_is_the_last_choice() -> None:
     obstacles = {"no_environment": NO_ENVIRONMENT, "no_mount": NO_MOUNT}
-    assert decided(going_on(), OWN, deliveries=ALL).deliver is Delivery.ENVIRONMENT
-    assert decided(going_on(**obstacles), OWN, deliveries=ALL).deliver is Delivery.FALLBACK
+    assert decided(going_on(), OWN, deliveries=LASTLY).deliver is Delivery.ENVIRONMENT
+    assert decided(going_on(**obstacles), OWN, deliveries=LASTLY).deliver is Delivery.FALLBACK
 
 
 @pytest.mark.parametrize(
@@ -539,7 +542,7 @@ def test_promise_is_told_while_the_modules_on_disk_are_its_own() -> None:
         (going_on(promised="qemu-held"), DAMAGED, LAST),
         (going_on(promised="qemu-other"), OTHERS, LAST),
         (going_on(promised="qemu-gone"), HELD, LAST),
-        (going_on(promised="qemu-held"), HELD, ALL),
+        (going_on(promised="qemu-held"), HELD, LASTLY),
     ],
     ids=["links are there", "damaged", "less than there is", "gone", "better is possible"],
 )
@@ -750,3 +753,78 @@ def test_what_is_wrong_with_the_others_is_told() -> None:
 def test_nothing_is_held_of_an_installed_build_that_is_left_alone() -> None:
     seen = scan(modules=OWN, installed=(Installed(EXECUTABLE, build()),))
     assert planned(without_programs(seen, ("qemu",)), aim=Aim.PROTECT).captures == ()
+
+
+# -- guests of `holdover run` ------------------------------------------------------------------
+
+PLACES = VIEWS.parent / "run"
+ALL = (Delivery.RUN, *BOTH)
+PLACE = PLACES / place_name("qemu", BUILD_ID)
+STARTED = process(place=PLACE, no_run="")
+
+
+def test_guest_that_looks_in_its_directory_is_protected_by_it() -> None:
+    item = decided(STARTED, OWN, deliveries=ALL)
+    assert (item.deliver, item.otherwise) == (Delivery.RUN, Delivery.ENVIRONMENT)
+    assert decided(process(), OWN, deliveries=ALL).deliver is Delivery.ENVIRONMENT
+
+
+def test_guest_that_is_led_to_a_view_is_protected_by_run() -> None:
+    item = decided(replace(STARTED, replaced=True, chosen=(HELD.view,)), WRONG, HELD, aim=Aim.LOOK)
+    assert (item.state, item.delivery, item.snapshot) == (
+        State.PROTECTED,
+        Delivery.RUN,
+        "qemu-held",
+    )
+
+
+def test_guest_whose_directory_leads_nowhere_finds_what_is_on_disk() -> None:
+    assert decided(STARTED, OWN, aim=Aim.LOOK).state is State.CURRENT
+    assert decided(STARTED, WRONG, aim=Aim.LOOK).state is State.AT_RISK
+
+
+@pytest.mark.parametrize(
+    ("guest", "aim", "reason"),
+    [
+        (process(), Aim.PROTECT, "it was not started by `holdover run`"),
+        (replace(STARTED, build=other_build()), Aim.PROTECT, "it was started for another build"),
+        (replace(STARTED, library_path="/opt"), Aim.PROTECT, "it was started for another build"),
+        (replace(STARTED, no_run="it is hidden"), Aim.PROTECT, "it is hidden"),
+        (STARTED, Aim.DEFUSE, "that would be for all guests of its build"),
+    ],
+    ids=["plain", "other build", "other library path", "hidden", "defuse"],
+)
+def test_why_a_guest_is_not_protected_by_run(guest: Process, aim: Aim, reason: str) -> None:
+    on_disk = modules("block-rbd", stamp="qemu_stamp_" + "c" * 40) + OWN + WRONG
+    item = decided(guest, on_disk, HELD, OTHERS, aim=aim, deliveries=(Delivery.RUN,))
+    assert reason in item.problem
+
+
+def led(files: tuple[str, ...], decoys: tuple[str, ...] = (), name: str = "new") -> Holding:
+    return holding(snapshot(f"qemu-{name}", [held_file(f) for f in files], decoys=decoys))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stays"),
+    [
+        (led(("block-rbd",), name="old"), led(("block-rbd", "block-ssh")), False),
+        (led(("block-rbd",), ("block-ssh",), name="old"), led(("block-rbd", "block-ssh")), False),
+        (led(("block-rbd", "block-ssh"), name="old"), led(("block-rbd",)), True),
+        (led((), ("block-ssh",), name="old"), led(("block-rbd",)), True),
+        (replace(led(("block-ssh",), name="old"), damage="gone"), led(("block-rbd",)), False),
+        (led(("block-rbd",)), led(("block-rbd",)), False),
+    ],
+    ids=["more", "more than a decoy", "less", "a gap", "damaged", "the same"],
+)
+def test_directory_leads_on_only_if_nobody_misses_anything(
+    old: Holding, new: Holding, stays: bool
+) -> None:
+    reason = in_the_way(PLACE, old.view, new, (old, new), (STARTED,))
+    assert ("need qemu-old" in reason) == stays
+
+
+def test_directory_stays_unused_where_another_build_would_see_it() -> None:
+    stranger = process(5, place=PLACE, build=other_build())
+    assert in_the_way(PLACE, None, HELD, (HELD,), (STARTED,)) == ""
+    reason = in_the_way(PLACE, None, HELD, (HELD,), (STARTED, stranger))
+    assert reason == "process 5 looks there too, and is of another build"

@@ -32,7 +32,7 @@ from holdover.model import Delivery, Outcome, Purpose, Result, State, Unreadable
 from holdover.rehearsal import Proof
 from holdover.steps.collect import Collected
 
-NO_JSON = {"hook"}
+NO_JSON = {"hook", "run"}
 ON_DISK = {"holdover.snapshot/1", "holdover.rehearsal-record/1", "holdover.pin-record/1"}
 NAMES = sorted(schemas())
 

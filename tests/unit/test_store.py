@@ -23,7 +23,7 @@ from unit.factories import (
     write_modules,
 )
 
-from holdover import durable, staging
+from holdover import durable, leads, staging
 from holdover import store as store_module
 from holdover.errors import BusyError, StoreError, UntrustedError
 from holdover.model import Capture, ProcessId, Purpose
@@ -238,7 +238,7 @@ def test_snapshot_whose_view_is_gone_can_be_removed(
 
 # -- killed at any moment ----------------------------------------------------------------------
 
-WATCHED = {module.__file__ for module in (durable, staging, store_module)}
+WATCHED = {module.__file__ for module in (durable, leads, staging, store_module)}
 CHANGES = ("open", "os.", "shutil.", "tempfile.")
 """Audit events of what changes files; see the table of audit events in Python's library."""
 
@@ -860,3 +860,67 @@ def test_damaged_snapshot_can_still_be_counted(store: Store, origins: tuple[Path
 def test_stamp_of_the_build_is_kept(store: Store, origins: tuple[Path, ...]) -> None:
     held(store, origins)
     assert store.holdings()[0].snapshot.stamp == STAMP
+
+
+# -- directories of `holdover run` -------------------------------------------------------------
+
+
+PLACE = "qemu-abcd"
+
+
+def test_place_leads_to_a_view_in_whatever_root_it_is_seen(
+    store: Store, origins: tuple[Path, ...]
+) -> None:
+    held(store, origins)
+    place = store.leads.directory / PLACE
+    assert store.leads.view(place) is None
+    with store.writing(0):
+        store.leads.lead(place, store.views / ID)
+    assert (place.readlink(), store.leads.view(place)) == (Path(f"../view/{ID}"), store.views / ID)
+    assert place.samefile(store.views / ID)
+
+
+def test_place_goes_with_its_snapshot_and_no_other(store: Store, origins: tuple[Path, ...]) -> None:
+    held(store, origins)
+    held(store, origins[:1], OTHER_ID)
+    places = {store.leads.directory / name: of for name, of in (("a", ID), ("b", OTHER_ID))}
+    with store.writing(0):
+        for place, of in places.items():
+            store.leads.lead(place, store.views / of)
+        store.remove(ID)
+    assert [path.name for path in store.leads.directory.iterdir()] == ["b"]
+
+
+def test_place_that_leads_nowhere_is_swept(store: Store, origins: tuple[Path, ...]) -> None:
+    held(store, origins)
+    place = store.leads.directory / PLACE
+    half = store.leads.directory / f".{PLACE}.new"
+    with store.writing(0):
+        store.leads.lead(place, store.views / ID)
+        half.symlink_to("../view/nowhere")
+    manifest_of(store).unlink()
+    with store.writing(0):
+        assert list(store.leads.directory.iterdir()) == []
+
+
+def test_writer_killed_while_it_leads_leaves_the_earlier_view_or_the_next(tmp_path: Path) -> None:
+    seen = set()
+    origins = write_modules(tmp_path / "modules", "block-rbd", "block-curl")
+
+    def lead(store: Store, to: str) -> None:
+        with store.writing(0):
+            store.leads.lead(store.leads.directory / PLACE, store.views / to)
+
+    def prepare(store: Store) -> None:
+        held(store, origins)
+        held(store, origins[:1], OTHER_ID)
+        lead(store, ID)
+
+    for store in crashes(tmp_path, prepare, lambda store: lead(store, OTHER_ID)):
+        view = store.leads.view(store.leads.directory / PLACE)
+        assert view is not None
+        assert (store.leads.directory / PLACE).samefile(view)
+        seen.add(view.name)
+        with store.writing(0):
+            assert [path.name for path in store.leads.directory.iterdir()] == [PLACE]
+    assert seen == {ID, OTHER_ID}

@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_healing(commands)
     _add_snapshots(commands)
     _add_machine(commands)
+    _add_run(commands)
     commands.add_parser("hook", help="what package managers call; see `holdover enable`")
     return parser
 
@@ -61,6 +62,19 @@ def _add(commands: Commands, module: str, name: str, text: str) -> argparse.Argu
     )
     added.set_defaults(module=module)
     return added
+
+
+def _add_run(commands: Commands) -> None:
+    """It answers nothing; `main` takes its words as they come, and asks here for help only."""
+    text = "start a program that is protected without being written to"
+    run = commands.add_parser("run", help=text, description=text[0].upper() + text[1:] + ".")
+    text = "change a setting for this once, see holdover.toml(5)"
+    run.add_argument(
+        "-o", dest="setting", action="append", default=[], metavar="KEY=VALUE", help=text
+    )
+    text = "the program and its arguments; before it may stand --"
+    run.add_argument("words", nargs="+", metavar="CMD", help=text)
+    run.set_defaults(module="running")
 
 
 def _add_list(

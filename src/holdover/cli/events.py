@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from holdover.cli.text import printable
 from holdover.journal import ERROR, INFO, NOTICE, WARNING, Entry
 from holdover.judging import BAD_STATES
-from holdover.model import Item, Outcome, Process, Result, State
+from holdover.model import Delivery, Item, Outcome, Process, Result, State
 from holdover.steps.collect import Collected
 
 __all__ = [
@@ -55,6 +55,12 @@ DEFUSED = Kind(
     "Its own modules are gone, so what it would load late is refused; it no longer dies of that.\n"
     "Restart or migrate it when that can be done.",
 )
+PRELOADED = Kind(
+    *("preloaded", "13ad3d5b2c6b4b46b1d726dfb1404f83", NOTICE),
+    "A guest was made to load its modules",
+    "They were loaded while those on disk were its own, and stay loaded. What HOLDOVER_REASON\n"
+    "names as not loaded may still kill it once it is replaced.",
+)
 NOT_PROTECTED = Kind(
     *("not-protected", "9be51aa438c34956aa12501fb22e0ec6", WARNING),
     "A guest is not protected",
@@ -97,7 +103,10 @@ VETOED = Kind(
     "stop then. Messages before this one say what.",
 )
 SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
-KINDS = (PROTECTED, DEFUSED, NOT_PROTECTED, RELEASED, TAKEN, REMOVED, GAVE_UP, FAILED, VETOED)
+KINDS = (
+    *(PROTECTED, DEFUSED, PRELOADED, NOT_PROTECTED, RELEASED, TAKEN, REMOVED),
+    *(GAVE_UP, FAILED, VETOED),
+)
 
 
 def catalogue() -> str:
@@ -136,6 +145,8 @@ def of_outcome(outcome: Outcome) -> Iterator[Entry]:
         defused = outcome.state is State.DEFUSED
         kind, done = (DEFUSED, "defused") if defused else (PROTECTED, "protected")
         yield kind.entry(f"{name} is {done}: {outcome.reason}", **fields)
+    elif outcome.changed and outcome.delivery is Delivery.PRELOAD:
+        yield PRELOADED.entry(f"{name} was preloaded: {outcome.reason}", **fields)
     elif outcome.changed:
         yield RELEASED.entry(f"{name} was released: {outcome.reason}", **fields)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from holdover.cli.text import printable
-from holdover.flow import Progress
+from holdover.looking import Progress
 from holdover.model import Process, State
 
 __all__ = ["print_json", "print_table", "process_columns", "progress", "COLOURS", "human_bytes"]

@@ -14,7 +14,8 @@ from holdover.cli.output import human_bytes, print_json, print_table, process_co
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import show_unreadable
 from holdover.errors import UsageError
-from holdover.flow import Holdover, Progress
+from holdover.flow import Holdover
+from holdover.looking import Progress
 from holdover.model import Unreadable
 from holdover.packages import apt, names_any
 from holdover.pending import PendingFiles, Replacement, plain_name

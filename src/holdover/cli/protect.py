@@ -9,7 +9,7 @@ from holdover.cli.output import print_json, print_table, process_columns, progre
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
-from holdover.model import Capture, Item, Outcome, Plan, Result, State
+from holdover.model import Capture, Delivery, Item, Outcome, Plan, Result, State
 from holdover.proving import carry_out_proven
 from holdover.releasing import release
 from holdover.steps.plan import Aim
@@ -100,6 +100,8 @@ def _intention(item: Item) -> str:
         return f"left alone: {item.problem}"
     if item.deliver is None:
         return "left as it is"
+    if item.deliver is Delivery.PRELOAD:
+        return "made to load its modules by preload"
     if isinstance(item.source, str):
         return f"pointed at {item.source} by {item.deliver}"
     return f"pointed at a new snapshot of {len(item.source.modules)} modules by {item.deliver}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdover.cli.text import printable
 from holdover.config import Config
-from holdover.model import Item, Outcome, Result, Scan, State
+from holdover.model import Delivery, Item, Outcome, Result, Scan, State
 
 if TYPE_CHECKING:
     from holdover.flow import Holdover
@@ -75,8 +75,12 @@ def report(result: Result, config: Config) -> Done:
 
 def told_of(outcomes: Iterable[Outcome]) -> str:
     """Whom something was done for, in a line; or ""."""
-    done = [_name(outcome) for outcome in outcomes if outcome.changed and not outcome.failed]
-    return f"protected {len(done)}: {', '.join(done)}" if done else ""
+    done: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.changed and not outcome.failed:
+            what = "preloaded" if outcome.delivery is Delivery.PRELOAD else "protected"
+            done.setdefault(what, []).append(_name(outcome))
+    return "; ".join(f"{what} {len(who)}: {', '.join(who)}" for what, who in done.items())
 
 
 def _name(outcome: Outcome) -> str:

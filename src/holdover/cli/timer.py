@@ -93,7 +93,10 @@ def _news(entries: Iterable[Entry], told: Path = TOLD) -> list[Entry]:
 
 
 def on_guest_started(name: str, config: Config) -> Done:
-    """Protect the guest that libvirt has just started; libvirt itself is not asked anything."""
+    """Protect the guest that libvirt has just started.
+
+    libvirt itself is asked nothing, but for a preload: that works, as its hook has ended by then.
+    """
     if not config.libvirt_protect:
         return Done()
     holdover = make_holdover(config, lock_timeout=config.hook_budget)

@@ -21,7 +21,7 @@ from typing import Literal
 
 from holdover.demo.root import ThrowawayRoot
 from holdover.errors import CommandError
-from holdover.flow import Progress
+from holdover.looking import Progress
 from holdover.run import run
 
 __all__ = ["prepare_base", "Recipe", "Release", "RELEASE", "qemu_builds", "debian_sources"]

@@ -4,6 +4,7 @@
 The grammar is described at the head of qemu.toml.
 """
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from holdover.complaints import Log, Poison
 from holdover.errors import MalformedError
 
-__all__ = ["Program", "Fallback", "Trial", "load_programs", "parse_program"]
+__all__ = ["Program", "Fallback", "Preload", "Trial", "load_programs", "parse_program"]
 
 SCHEMA = "holdover.program/1"
 _SENSELESS = (
@@ -60,6 +61,17 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class Preload:
+    """A QMP command that makes a process load modules, and changes nothing."""
+
+    loads: re.Pattern[str]
+    """Names of the modules."""
+    text: str
+    undo: str
+    """The command that takes back what it did if it did not fail; "" if it may succeed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """One definition; the regular expressions are described in qemu.toml."""
 
@@ -80,6 +92,7 @@ class Program:
     """None if no failed load does it any harm."""
     logs: tuple[Log, ...]
     rehearse: tuple[Trial, ...]
+    preload: tuple[Preload, ...]
 
     def runs(self, executable: str) -> bool:
         """Whether an executable with this path may be an instance."""
@@ -131,6 +144,7 @@ def parse_program(text: str) -> Program:
             poison=_poison(data["poison"]) if "poison" in data else None,
             logs=tuple(map(_log, data.get("log", []))),
             rehearse=_trials(data.get("rehearse", [])),
+            preload=tuple(map(_preload, data.get("preload", []))),
         )
     except _SENSELESS as error:
         raise MalformedError(f"a program definition makes no sense: {error!r}") from error
@@ -196,3 +210,19 @@ def _trial(entry: dict[str, Any]) -> Trial:
         raise ValueError(f"a rehearsal has no {sorted(unknown)[0]!r}")
     arguments = ((_text_pattern(key), _texts(words)) for key, words in entry["arguments"].items())
     return Trial(tuple(arguments), _text(entry["input"]) if "input" in entry else "")
+
+
+def _preload(entry: dict[str, Any]) -> Preload:
+    unknown = entry.keys() - {"loads", "command", "undo"}
+    if unknown:
+        raise ValueError(f"a preload has no {sorted(unknown)[0]!r}")
+    undo = _command(entry["undo"]) if "undo" in entry else ""
+    return Preload(_text_pattern(entry["loads"]), _command(entry["command"]), undo)
+
+
+def _command(value: object) -> str:
+    """Raises `ValueError` unless it is JSON; QMP knows no other keys than these."""
+    command = json.loads(_text(value))
+    if not isinstance(command, dict) or command.keys() | {"arguments"} != {"execute", "arguments"}:
+        raise ValueError(f"{value!r} is no command")
+    return _text(value)

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from holdover.fitting import covers, fullest, joined
-from holdover.judging import LOOK_ALIKE, Judge, failure_of
+from holdover.judging import LOOK_ALIKE, Judge, failure_of, no_preload
 from holdover.model import (
     Build,
     Capture,
@@ -28,6 +28,7 @@ from holdover.model import (
     Snapshot,
     State,
 )
+from holdover.places import place_name
 
 __all__ = ["Aim", "plan", "without", "without_programs", "always", "files_of"]
 
@@ -133,7 +134,7 @@ class _Decision:
         """Whether what is held for the fallback directory is what there is, and not in it yet."""
         process = item.process
         held = next(h for h in self.holdings if h.snapshot.id == item.snapshot)
-        by_fallback = self._delivery(process)[0] is Delivery.FALLBACK
+        by_fallback = self._first_way(process) is Delivery.FALLBACK
         return by_fallback and process.fallback is None and covers(held.snapshot, process.own)
 
     def _failed_rehearsal(self, item: Item) -> bool:
@@ -158,7 +159,7 @@ class _Decision:
 
         Only a later build brings such, and it matters if the process puts that name together.
         """
-        if self._delivery(process)[0] is Delivery.FALLBACK:
+        if self._first_way(process) is Delivery.FALLBACK:
             return False  # the search comes from them
         there = self.judge.there(process)
         return not there.keys() <= {*snapshot.modules, *snapshot.decoys, *process.loaded}
@@ -172,11 +173,13 @@ class _Decision:
         source, problem = self._source(item)
         if item.state is State.DEFUSED and not source:
             return item  # it stays as it is until its files turn up
-        delivery, no_delivery = self._delivery(process)
+        ways, no_delivery = self._ways(item)
         problem = problem or no_delivery
         if problem:
             return replace(item, problem=problem)
-        return replace(item, deliver=delivery, source=source)
+        if ways[0] is Delivery.PRELOAD:
+            return replace(item, deliver=ways[0])  # nothing has to be held
+        return replace(item, deliver=ways[0], otherwise=next(iter(ways[1:]), None), source=source)
 
     def _source(self, item: Item) -> tuple[str | Capture, str]:
         """The snapshot for a process, or how to take it, or why there is none."""
@@ -229,20 +232,42 @@ class _Decision:
             if same and held.purpose is Purpose.HOLD and not holding.damage:
                 yield holding
 
-    def _delivery(self, process: Process) -> tuple[Delivery | None, str]:
-        """The first delivery that is allowed and possible, or why there is none."""
+    def _ways(self, item: Item) -> tuple[list[Delivery], str]:
+        """The deliveries that are allowed and possible, the first choice first; or why none is.
+
+        The last resort comes last wherever it is listed.
+        """
+        process = item.process
         obstacles = {
+            Delivery.RUN: self._no_run(process),
             Delivery.ENVIRONMENT: process.no_environment,
             Delivery.MOUNT: process.no_mount,
             Delivery.FALLBACK: process.no_fallback or self._no_fallback(process),
+            Delivery.PRELOAD: no_preload(item),
         }
         if self.judge.looks_elsewhere_first(process):
             obstacles[Delivery.MOUNT] = f"it looks in {process.chosen[0]} first"
-        for delivery in self.deliveries:
-            if not obstacles[delivery]:
-                return delivery, ""
-        refused = "; ".join(f"{d}: {obstacles[d]}" for d in self.deliveries)
-        return None, refused or "no delivery is allowed"
+        listed = sorted(self.deliveries, key=lambda delivery: delivery is Delivery.PRELOAD)
+        possible = [delivery for delivery in listed if not obstacles[delivery]]
+        if possible:
+            return possible, ""
+        telling = [d for d in listed if d is not Delivery.RUN or process.place]
+        refused = "; ".join(f"{d}: {obstacles[d]}" for d in telling or listed)
+        return [], refused or "no delivery is allowed"
+
+    def _first_way(self, process: Process) -> Delivery | None:
+        return next(iter(self._ways(self.judge.state(process))[0]), None)
+
+    def _no_run(self, process: Process) -> str:
+        """Why the directory that it looks in may not lead to what is held for it, or ""."""
+        if process.place is None or process.no_run:
+            return process.no_run
+        build = process.build
+        if process.place.name != place_name(build.program, build.build_id, process.library_path):
+            return "it was started for another build"
+        if self.aim is Aim.DEFUSE:
+            return "that would be for all guests of its build"
+        return ""
 
     def _no_fallback(self, process: Process) -> str:
         if self.aim is Aim.DEFUSE:
@@ -260,7 +285,9 @@ class _Decision:
         ]
         running = {process.build.build_id for process in self.scan.processes}
         # the executables of one source build share their modules: held once, they serve all; if one
-        # runs, what is held for it is the same, and is taken only once
+        # runs, what is held for it is the same, and is taken only once; else the first of the
+        # definition's counts, a new guest of which finds it at once
+        touched.reverse()
         touched.sort(key=lambda i: (not i.unforeseen, i.build.build_id in running))
         by_stamp = {(i.build.program, i.build.stamp, i.build.directories): i for i in touched}
         return list(by_stamp.values())

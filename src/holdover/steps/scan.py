@@ -10,10 +10,9 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
-from holdover.builds import read_build, read_module_stamp
+from holdover.builds import module_stamp, read_build
 from holdover.complaints import failed_load
 from holdover.covering import MountTables
 from holdover.environ import entry_values, find_half, read_environment, room_needed
@@ -41,6 +40,7 @@ from holdover.model import (
     Unreadable,
 )
 from holdover.mounts import parse_mountinfo, view_on
+from holdover.places import places
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
 from holdover.stderr import Stderr
@@ -211,9 +211,12 @@ class _Look:
         pid = process.id.pid
         chosen, no_environment = self._environment(pid, program)
         poisoned_by, unheard = self._complaint(process, program)
+        place = self._place(chosen)
         return replace(
             process,
-            chosen=chosen or (),
+            chosen=tuple(filter(None, map(self._led_to, chosen or ()))),
+            place=place,
+            no_run=self._hidden_store(pid) if place else process.no_run,
             chosen_known=chosen is not None,
             no_environment=no_environment,
             covered_by=self._covered_by(pid, process.build),
@@ -264,9 +267,24 @@ class _Look:
         except (UnreadableError, UnsupportedError, MalformedError) as error:
             return None, error.message
 
+    def _place(self, chosen: tuple[Path, ...] | None) -> Path | None:
+        """The directory of `holdover run` that counts, if one does."""
+        first = next(iter(chosen or ()), None)
+        return first if first and first.parent == places(self.views) else None
+
+    def _led_to(self, directory: Path) -> Path | None:
+        """What a process finds there: a view, if it is a link of ours; None if it is not there."""
+        if directory.parent != places(self.views):
+            return directory
+        try:
+            return self.views / directory.readlink().name
+        except OSError:
+            return directory if directory.exists() else None
+
     def _distrust_chosen(self, chosen: tuple[Path, ...]) -> str:
         """Its user may have set the variable; what others can change is not held for anybody."""
-        reasons = (distrust(directory) for directory in chosen if directory.parent != self.views)
+        ours = (self.views, places(self.views))
+        reasons = (distrust(directory) for directory in chosen if directory.parent not in ours)
         reason = next(filter(None, reasons), "")
         return reason and f"it looks for modules where others than root can put some: {reason}"
 
@@ -282,8 +300,10 @@ class _Look:
 
     def _no_mount(self, process: Process, no_environment: str) -> str:
         """The mount tables are read only where the answer will be asked for."""
-        wanted = self.deliveries[:1] == (Delivery.MOUNT,) or no_environment
-        if not wanted or Delivery.MOUNT not in self.deliveries:
+        if Delivery.MOUNT not in self.deliveries:
+            return "not looked at: another delivery comes first"
+        before = self.deliveries[: self.deliveries.index(Delivery.MOUNT)]
+        if Delivery.ENVIRONMENT in before and not no_environment:
             return "not looked at: another delivery comes first"
         directory = next(iter(process.build.directories), None)
         if directory is None:
@@ -358,26 +378,8 @@ class _Look:
         by_name = {program.name: program for program in self.programs}
         for directory, program in directories.items():
             for path in sorted(directory.glob("*.so")):
-                yield Module(path.stem, path, _stamp_of(path, by_name[program]))
+                yield Module(path.stem, path, module_stamp(path, by_name[program]))
 
 
 def _unknown_build(program: Program) -> Build:
     return Build(program.name, "", None, "", ())
-
-
-def _stamp_of(path: Path, program: Program) -> str:
-    try:
-        found = path.stat()
-    except OSError:
-        return ""
-    seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    return _read_stamp(path, seen, program)
-
-
-@lru_cache(maxsize=1024)  # each process is looked at again when it has been served
-def _read_stamp(path: Path, _: tuple[int, ...], program: Program) -> str:
-    try:
-        with path.open("rb") as file:
-            return read_module_stamp(file, program)
-    except (OSError, ElfError):
-        return ""
