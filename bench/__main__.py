@@ -13,7 +13,8 @@ from bench.many import Many, measure_many
 from bench.measure import Stopwatch
 from bench.parts import measure_parts
 from bench.protecting import Protecting, measure_protecting
-from holdover.cli.output import print_json, print_table
+from bench.rescuing import Rescuing, measure_rescuing
+from holdover.cli.output import human_bytes, print_json, print_table
 from holdover.demo.archive import default_cache, prepare_base
 from holdover.demo.root import ThrowawayRoot, install_holdover, sweep
 from holdover.errors import HoldoverError
@@ -25,20 +26,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="how often each command is run")
     options = parser.parse_args()
     try:
-        machine, closures, parts, protecting, many = _measure(options.rounds)
+        machine, closures, parts, protecting, many, rescuing = _measure(options.rounds)
     except HoldoverError as error:
         print(f"bench: {error.message}\n{error.hint}", file=sys.stderr)
         return 1
     if options.json:
         figures = {"closures": closures.json(), "protecting": protecting.json(), "parts": parts}
-        figures |= {"many": many.json()}
+        figures |= {"many": many.json(), "rescuing": rescuing.json()}
         print_json({"schema": "holdover.bench/1", "machine": machine} | figures)
     else:
-        _show(machine, closures, parts, protecting, many)
+        _show(machine, closures, parts, protecting, many, rescuing)
     return 0
 
 
-_Figures = tuple[dict[str, str], Closures, dict[str, float], Protecting, Many]
+_Figures = tuple[dict[str, str], Closures, dict[str, float], Protecting, Many, Rescuing]
 
 
 def _measure(rounds: int) -> _Figures:
@@ -59,7 +60,11 @@ def _measure(rounds: int) -> _Figures:
         install_holdover(root.root)
         _say("many processes and guests")
         many = measure_many(Stopwatch(root), rounds)
-    return machine, closures, parts, protecting, many
+    with ThrowawayRoot.copy_of(base, cache / "runs") as root:
+        install_holdover(root.root)
+        _say("a rescue")
+        rescuing = measure_rescuing(Stopwatch(root), rounds)
+    return machine, closures, parts, protecting, many, rescuing
 
 
 def _machine(root: ThrowawayRoot) -> dict[str, str]:
@@ -80,6 +85,7 @@ def _show(
     parts: dict[str, float],
     protecting: Protecting,
     many: Many,
+    rescuing: Rescuing,
 ) -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print("\nWhole processes, each round one of each; ratios are of runs in the same round.\n")
@@ -91,6 +97,9 @@ def _show(
     print_table(*protecting.size_table())
     print()
     print_table(*many.table(), title="A busy machine")
+    print()
+    title = f"A rescue; {human_bytes(rescuing.downloaded)} downloaded where they were"
+    print_table(*rescuing.table(), title=title)
     print()
     rows = [(part, f"{share:.0%}") for part, share in parts.items()]
     print_table(("PART OF PROTECT, UNDER A PROFILER", "SHARE"), rows)

@@ -35,7 +35,6 @@ from holdover.model import (
     Scan,
     State,
 )
-from holdover.preloading import preload_modules
 from holdover.steps.capture import capture
 from holdover.steps.collect import Collected, collect
 from holdover.steps.deliver.run import in_the_way, place_of
@@ -147,6 +146,8 @@ class Holdover(Looking):
         return Outcome(process, item.state, reason, by, lease.snapshot, changed=True, failed=failed)
 
     def _preload(self, process: Process) -> Outcome:
+        from holdover.preloading import preload_modules  # asyncio comes with it: 20 ms
+
         if self.proven is not None:
             raise RefusedError("what would be preloaded is not rehearsed")
         self._late = LateLoads(self.proc, deep=True, patience=self.patience)  # nothing is tried
