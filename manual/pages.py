@@ -38,6 +38,7 @@ KINDS: dict[Callable[[object], Any], str] = {
     kinds.parse_path: "path",
     kinds.parse_words: "list",
     kinds.parse_address: "address",
+    kinds.parse_addresses: "addresses",
 }
 
 

@@ -42,7 +42,7 @@ _holdover()
             protect,--delivery) arguments='run environment mount fallback-dir preload' words= ;;
             rescue,--from) arguments="$(compgen -d -- "$current")" words= ;;
             demo,--cache) arguments="$(compgen -d -- "$current")" words= ;;
-            *,-o) arguments='programs.disabled= deliveries= store.objects= store.state= store.budget= lock.timeout= hook.budget= hook.veto= look.budget= pins.lifetime= timer.protect= rescue.network= rescue.releases= rescue.snapshot_archive= libvirt.protect= journal.enabled= metrics.directory=' words= ;;
+            *,-o) arguments='programs.disabled= deliveries= store.objects= store.state= store.budget= lock.timeout= hook.budget= hook.veto= look.budget= pins.lifetime= timer.protect= rescue.network= rescue.releases= rescue.snapshot_archive= rescue.debuginfod= libvirt.protect= journal.enabled= metrics.directory=' words= ;;
             *,=) return ;;
         esac
     fi

@@ -30,7 +30,7 @@ complete -c holdover -n __fish_use_subcommand -a demo -d 'tell the whole story o
 complete -c holdover -n __fish_use_subcommand -a run -d 'start a program that is protected without being written to'
 complete -c holdover -n 'not __fish_use_subcommand' -s h -l help -d 'show this help message and exit'
 complete -c holdover -n 'not __fish_use_subcommand' -l json -d 'print JSON instead of a table'
-complete -c holdover -n 'not __fish_use_subcommand' -s o -x -a 'programs.disabled= deliveries= store.objects= store.state= store.budget= lock.timeout= hook.budget= hook.veto= look.budget= pins.lifetime= timer.protect= rescue.network= rescue.releases= rescue.snapshot_archive= libvirt.protect= journal.enabled= metrics.directory=' -d 'change a setting for this once, see holdover.toml(5)'
+complete -c holdover -n 'not __fish_use_subcommand' -s o -x -a 'programs.disabled= deliveries= store.objects= store.state= store.budget= lock.timeout= hook.budget= hook.veto= look.budget= pins.lifetime= timer.protect= rescue.network= rescue.releases= rescue.snapshot_archive= rescue.debuginfod= libvirt.protect= journal.enabled= metrics.directory=' -d 'change a setting for this once, see holdover.toml(5)'
 complete -c holdover -n '__fish_seen_subcommand_from status' -s v -l verbose -d 'show each module as well'
 complete -c holdover -n '__fish_seen_subcommand_from status' -a '(__holdover_processes)'
 complete -c holdover -n '__fish_seen_subcommand_from explain' -s v -l verbose -d 'show the linker\'s way'

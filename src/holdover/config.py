@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from holdover.kinds import (
     parse_address,
+    parse_addresses,
     parse_bytes,
     parse_path,
     parse_seconds,
@@ -137,6 +138,10 @@ class Config:
     rescue_snapshot_archive: str = _setting(
         *("rescue.snapshot_archive", parse_address, ""),
         "address of the distribution's snapshot archive, which has what was superseded",
+    )
+    rescue_debuginfod: tuple[str, ...] = _setting(
+        *("rescue.debuginfod", parse_addresses, ()),
+        "addresses of debuginfod servers to ask at last; they vouch for nothing but a build-id",
     )
     libvirt_protect: bool = _setting(
         "libvirt.protect", parse_switch, True, "protect a guest as libvirt starts it"

@@ -17,6 +17,7 @@ __all__ = [
     "parse_path",
     "parse_words",
     "parse_address",
+    "parse_addresses",
     "show",
 ]
 
@@ -89,6 +90,11 @@ def parse_address(value: object) -> str:
     if value == "" or (isinstance(value, str) and _ADDRESS.fullmatch(value)):
         return str(value)
     raise ValueError("an address is expected, like https://example.org/path")
+
+
+def parse_addresses(value: object) -> tuple[str, ...]:
+    """A list of addresses, or a text with commas or blanks between them."""
+    return tuple(parse_address(word) for word in parse_words(value))
 
 
 def show(value: object) -> str:

@@ -32,6 +32,7 @@ ABOUT_A_GUEST = (
     "gc",
     "defuse {pid} --dry-run",
     "defuse {pid}",
+    "rescue {pid}",
     "enable",
     "enable --refresh",
     "doctor",
@@ -47,6 +48,7 @@ ABOUT_NOTHING = (
     "list",
     "gc",
     "preview",
+    "rescue --all",
     "disable --release",
 )
 

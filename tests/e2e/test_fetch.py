@@ -8,6 +8,7 @@ sources, lists and package cache; plain apt is what they are compared with.
 import hashlib
 import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from lab.bases import LabError
 from lab.fetching import EXECUTABLE, PLACE, Fetcher, identify, origins
 
 from holdover.demo.archive import QEMU_PACKAGES
+from holdover.elf import ElfFile
+from holdover.run import run
 
 pytestmark = pytest.mark.e2e
 
@@ -327,6 +330,67 @@ def test_superseded_build_from_an_archive_of_those(
         assert origins(host.fetch(snapshot_archive=snapshot_server)) == {"snapshot archive"}
     finally:
         trusted.unlink()
+
+
+def build_ids(host: Host, package: str) -> set[str]:
+    """Of all that a package of the older build holds."""
+    place = host.path(f"/srv/unpacked-{package}")
+    (file,) = host.path("/srv/kept").glob(f"{package}_*")
+    run("dpkg-deb", "--extract", file, place)
+    found = set()
+    for path in (*place.rglob("*.so"), *place.glob("usr/bin/qemu-system-x86_64")):
+        with path.open("rb") as opened:
+            found.add(ElfFile(opened).build_id)
+    shutil.rmtree(place)
+    return found
+
+
+@pytest.fixture
+def debuginfod(host: Host, key: Signer) -> Iterator[str]:
+    """A real server of the older build's files; the machine knows their symbols' packages."""
+    host.lab.root.apt("install", "--no-install-recommends", "debuginfod", "libarchive-tools")
+    forget_the_older_build(host)
+    symbols = {}
+    for name in QEMU_PACKAGES:
+        file = host.path(f"/srv/{name}-dbgsym_1_amd64.deb")
+        file.write_text("nobody looks into it")
+        record = f"Package: {name}-dbgsym\nVersion: {host.lab.older}\nArchitecture: amd64\n"
+        record += f"Build-Ids: {' '.join(sorted(build_ids(host, name)))}\nSize: 20\n"
+        symbols[file] = f"{record}SHA256: {hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+    write_archive(host.path("/srv/snapshot"), "debug", symbols, key)
+    host.path("/etc/apt/keyrings/lab.asc").write_text(key.public)
+    line = "deb [signed-by=/etc/apt/keyrings/lab.asc] file:/srv/snapshot debug main\n"
+    host.path(SOURCES).write_text(line)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = ">/run/debuginfod.log 2>&1"
+    server = f"debuginfod -F -U -d :memory: -p {port} /srv/kept </dev/null {log}"
+    pid = host.lab.root.run("sh", "-c", f"{server} & echo $!").stdout.strip()
+    for _ in range(300):
+        if "groomed" in host.path("/run/debuginfod.log").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        raise LabError(host.path("/run/debuginfod.log").read_text()[-2000:])
+    yield f"http://127.0.0.1:{port}"
+    host.lab.run("kill", pid)
+
+
+def test_modules_that_no_archive_has_any_more_come_by_their_build_ids(
+    host: Host, debuginfod: str
+) -> None:
+    before = host.state()
+    assert host.fetch()["error"] == "MissingError"
+    answer = host.fetch(debuginfod=[debuginfod])
+    assert origins(answer) == {"debuginfod, by its build-id alone"}
+    assert {"block-rbd", "hw-usb-host"} <= {Path(path).stem for path in modules(host, answer)}
+    assert host.state() == before
+
+
+def test_build_whose_ids_nobody_names_is_not_asked_for(host: Host) -> None:
+    forget_the_older_build(host)
+    answer = host.fetch(debuginfod=["http://127.0.0.1:1"])
+    assert "no package list names the build-ids" in answer["text"]
 
 
 def test_hooks_of_the_machine_do_not_run(host: Host) -> None:

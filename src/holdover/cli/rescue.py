@@ -52,6 +52,7 @@ def _sources(options: Namespace, config: Config) -> Sources:
         network=config.rescue_network,
         releases=config.rescue_releases,
         snapshot_archive=config.rescue_snapshot_archive,
+        debuginfod=config.rescue_debuginfod,
     )
 
 

@@ -47,6 +47,8 @@ class Sources:
     """Codenames to look in, besides those of the machine's own sources; () = the known ones."""
     snapshot_archive: str = ""
     """Address of an archive of superseded builds, of the layout of Debian's; "" = none."""
+    debuginfod: tuple[str, ...] = ()
+    """Addresses of debuginfod servers to ask at last; () = none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,9 @@ def fetch(
     Each file that is unpacked had the digest that a signed index vouches for, and the executable
     below `Fetched.root` has the build-id. Raises `MissingError` with the list of files that are
     needed and not to be had, or another `HoldoverError` with what was tried.
+
+    What a debuginfod server has is the exception: only modules, each with a build-id that a signed
+    index names beside the executable's; their origins say so.
     """
     try:
         return _manager_of(wanted)(wanted, place, sources, dependencies, progress)

@@ -19,6 +19,7 @@ from holdover.packages.fetch import (
     package_version,
 )
 from holdover.packages.fetch.apttext import cache_name, depends_on, parse_owners
+from holdover.packages.fetch.debuginfod import modules_by_build_id
 from holdover.packages.fetch.indexes import Index, Indexes
 from holdover.packages.fetch.package_files import Holdings, Place, files_below
 from holdover.packages.fetch.private import read_host
@@ -43,6 +44,7 @@ class _Fetch:
     ) -> None:
         self.wanted = wanted
         self.place = place
+        self.sources = sources
         self.dependencies = dependencies
         self.progress = progress
         self.notes: list[str] = []
@@ -68,7 +70,25 @@ class _Fetch:
                     continue
                 if fetched:
                     return fetched
+        if found := self._by_build_id():
+            return found
         raise self._failure()
+
+    def _by_build_id(self) -> Fetched | None:
+        """From debuginfod, if packages of debug symbols that are signed for list the build-ids."""
+        servers, place = self.sources.debuginfod, self.place / "by-build-id"
+        if not servers or not self.indexes.online or self.dependencies:
+            return None
+        pins = [f"{name}-dbgsym={self.version}" for name in self.names]
+        records = [r for apt in self.indexes.made if pins for r in apt.records(pins)]
+        ids = {word for record in records for word in record.get("Build-Ids", "").split()}
+        if self.wanted.build_id not in ids:
+            self.notes.append("no package list names the build-ids that debuginfod is asked for")
+            return None
+        owners = modules_by_build_id(ids, self.wanted, servers, place, self.progress)
+        size = self.indexes.bytes_downloaded + sum(file.size for file in owners.values())
+        files, notes = tuple(owners.values()), tuple(dict.fromkeys(self.notes))
+        return Fetched(place / "root", files, owners, size, notes) if owners else None
 
     # -- which packages ------------------------------------------------------------------------
 

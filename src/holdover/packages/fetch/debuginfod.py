@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules by their build-ids, from servers that keep what archives have dropped: the last resort.
+
+Nothing vouches for what a server sends but the build-id in it: one is asked only if the operator
+names it. Source: debuginfod-find(1).
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from holdover.elf import ElfFile
+from holdover.errors import CommandError, ElfError
+from holdover.packages.fetch import PackageFile, Progress, Wanted
+from holdover.run import run
+
+__all__ = ["modules_by_build_id"]
+
+_ORIGIN = "debuginfod, by its build-id alone"
+_BUILD_ID = re.compile(r"[0-9a-f]{16,128}")
+_FILE = re.compile(r"(?im)^x-debuginfod-file: *(?:[^\r\n]*/)?([A-Za-z0-9_.+-]{1,100}\.so)\r?$")
+_MOST = 500  # build-ids; the packages of a build have some ten each
+_SECONDS = 120.0
+
+
+def modules_by_build_id(
+    ids: Iterable[str], wanted: Wanted, servers: Sequence[str], place: Path, progress: Progress
+) -> dict[str, PackageFile]:
+    """What the servers have of these, below `place`/root where modules lie; by path, as in there.
+
+    Raises `CommandError` if the client is not installed.
+    """
+    if shutil.which("debuginfod-find") is None:
+        raise CommandError("debuginfod-find is not installed", hint="install elfutils' client")
+    directory = wanted.directories[0]
+    (place / "root" / directory.relative_to("/")).mkdir(parents=True)
+    found: dict[str, PackageFile] = {}
+    asked = sorted(set(filter(_BUILD_ID.fullmatch, ids)) - {wanted.build_id})[:_MOST]
+    for number, build_id in enumerate(asked, 1):
+        progress(f"asking debuginfod for file {number} of {len(asked)}")
+        name, path = _ask(build_id, servers, place)
+        if name and path and _is(path, build_id):
+            at = directory / name
+            target = place / "root" / at.relative_to("/")
+            shutil.copyfile(path, target)
+            size, digest = target.stat().st_size, f"build-id:{build_id}"
+            found[str(at)] = PackageFile(name, "", "", name, digest, size, servers[0], _ORIGIN)
+    return found
+
+
+def _ask(build_id: str, servers: Sequence[str], place: Path) -> tuple[str, Path | None]:
+    """What the file is called, and where the client has put it; nothing if no server has it."""
+    settings = (
+        f"DEBUGINFOD_URLS={' '.join(servers)}",
+        f"DEBUGINFOD_CACHE_PATH={place}/cache",
+        "DEBUGINFOD_TIMEOUT=20",
+        f"DEBUGINFOD_MAXTIME={_SECONDS:.0f}",
+    )
+    command = ("debuginfod-find", "-v", "executable", build_id)
+    done = run("env", *settings, *command, check=False, timeout=2 * _SECONDS)
+    name = _FILE.search(done.stderr)
+    path = Path(done.stdout.strip())
+    there = done.returncode == 0 and path.is_relative_to(place / "cache") and path.is_file()
+    return (name[1], path) if name and there else ("", None)
+
+
+def _is(path: Path, build_id: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return ElfFile(file).build_id == build_id
+    except (OSError, ElfError):
+        return False
