@@ -117,6 +117,19 @@ def test_guests_that_run_started_and_one_that_was_preloaded(booted: BootedLab) -
     assert booted.attach_http_disk("newer", "vdc").returncode == 0
 
 
+def test_guest_is_preloaded_through_libvirt_which_taints_its_domain(booted: BootedLab) -> None:
+    install_holdover(booted.root)
+    booted.define_guest("loaded")
+    told = booted.run("holdover", "protect", "--delivery", "preload", check=False).stdout
+    assert "tainted by it (custom-monitor)" in told
+    booted.upgrade_qemu()
+    for disk in ("vdb", "vdc"):
+        assert booted.attach_http_disk("loaded", disk).returncode == 0
+        assert booted.read_disk("loaded", disk, 4096) == IMAGE[:4096]
+    assert booted.domain_state("loaded").startswith("running")
+    assert "custom-monitor" in (booted.root / "var/log/libvirt/qemu/loaded.log").read_text()
+
+
 def test_unprotected_twin_is_seen_to_be_poisoned_and_crashes(booted: BootedLab) -> None:
     """By the log that virtlogd keeps of it, or by the journal where a service started it."""
     install_holdover(booted.root)
