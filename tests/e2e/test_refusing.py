@@ -53,7 +53,7 @@ def test_guest_that_was_never_protected_is_defused_and_lives(lab: Lab) -> None:
 
     failed = lab.holdover("protect", str(guest.pid))
     assert failed.returncode == 1
-    assert f"holdover defuse {guest.pid}" in failed.stdout
+    assert f"holdover rescue {guest.pid}" in failed.stdout
     assert lab.status(guest.pid)["state"] == "at-risk"
 
     assert lab.holdover("defuse", str(guest.pid)).returncode == 0
