@@ -18,6 +18,8 @@ MANUAL_PACKAGES := mandoc man-db zsh fish
 need = for tool in $(1); do command -v $$tool >/dev/null || missing=1; done; \
     test -z "$$missing" || { apt-get update -q && apt-get install -qy --no-install-recommends $(2); }
 PYTEST := $(BIN)/python -m pytest
+# half of the time is waiting; the tests of a file share what they have made
+PARALLEL := --numprocesses=2 --dist=loadfile
 
 .PHONY: demo test test-distributions bench check unit generated dist deb rpm clean
 .PHONY: lab-packages package-tools manual-tools
@@ -26,7 +28,7 @@ demo: $(READY) lab-packages
 	$(BIN)/holdover demo
 
 test: $(READY) lab-packages package-tools manual-tools check
-	$(PYTEST) $(PYTEST_OPTIONS)
+	$(PYTEST) $(PARALLEL) $(PYTEST_OPTIONS)
 
 test-distributions: $(READY) lab-packages package-tools
 	$(PYTEST) -m distributions $(PYTEST_OPTIONS)

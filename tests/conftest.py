@@ -125,6 +125,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return  # who started this worker hears of all tests
     silent = [k for k, seen in _results.items() if seen["skipped"] and not seen["passed"]]
     if silent and session.exitstatus == pytest.ExitCode.OK and not namespaces_work():
         print(f"\nall {' and '.join(silent)} tests were skipped on a machine that can run them")

@@ -515,7 +515,8 @@ def system_libraries() -> tuple[Path, ...]:
     ldconfig = shutil.which("ldconfig", path="/usr/sbin:/sbin:/usr/bin:/bin")
     listed = run(ldconfig, "-p", check=False).stdout if ldconfig else ""
     paths = {Path(path).resolve() for path in re.findall(r"x86-64.* => (/.*)", listed)}
-    return tuple(sorted((p for p in paths if p.is_file()), key=lambda p: p.stat().st_size))
+    there = (path for path in paths if path.is_file())
+    return tuple(sorted(there, key=lambda path: (path.stat().st_size, path)))
 
 
 def some_libraries() -> list[Path]:

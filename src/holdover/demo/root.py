@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import holdover
@@ -69,9 +69,11 @@ class ThrowawayRoot:
     def copy_of(cls, base: Path, scratch: Path) -> Iterator["ThrowawayRoot"]:
         """A running copy of `base` below `scratch`, which is on the same file system."""
         scratch.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
-        with (directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            with _alone(scratch):
+                directory = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
+                lock = stack.enter_context((directory / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 _copy(base, directory / "root")
                 with cls.on(directory / "root") as root:
@@ -176,10 +178,24 @@ def _unlink_from_base(path: Path) -> None:
 
 def sweep(scratch: Path) -> None:
     """Remove what killed runs left: directories whose lock nobody holds."""
-    for directory in scratch.glob("run-*"):
-        with (directory / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(directory)
+    if not scratch.exists():
+        return
+    with _alone(scratch):
+        for directory in scratch.glob("run-*"):
+            with (directory / "lock").open("a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                shutil.rmtree(directory)
+
+
+@contextmanager
+def _alone(scratch: Path) -> Iterator[None]:
+    """So that nobody takes a directory for a leftover that was made this moment."""
+    handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
