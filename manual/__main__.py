@@ -4,11 +4,13 @@
 from pathlib import Path
 
 from manual.completions import bash, fish, zsh
+from manual.hints import hints
 from manual.pages import holdover_8, holdover_toml_5
 
 __all__ = ["generated"]
 
 SHARE = Path(__file__).parents[1] / "share"
+HINTS = Path(__file__).parents[1] / "src/holdover/hints.py"
 
 
 def generated() -> dict[Path, str]:
@@ -19,6 +21,7 @@ def generated() -> dict[Path, str]:
         SHARE / "completions/holdover.bash": bash(),
         SHARE / "completions/_holdover": zsh(),
         SHARE / "completions/holdover.fish": fish(),
+        HINTS: hints(),
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from holdover.cli.enabling import is_current, refresh
 from holdover.cli.installation import Installation
-from holdover.packages import HookFile
+from holdover.packages.adapter import HookFile
 
 SITE = "lib/python3.11/site-packages/holdover"
 

@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 40
 MAX_FILE_LINES = 400
 
 LAYERS = {
-    "words": ("errors", "model"),
+    "words": ("errors", "model", "hints"),
     "pure": (
         *(
             "elf",
@@ -34,7 +34,7 @@ LAYERS = {
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
-        *("stderr", "qmp"),
+        *("stderr", "qmp", "concern"),
     ),
     "definitions": ("programs", "packages", "builds"),
     "store": (

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from holdover.packages import HookFile, apk, dnf4, libdnf5, pacman, rpm, zypp
+from holdover.packages import apk, dnf4, libdnf5, pacman, rpm, zypp
+from holdover.packages.adapter import HookFile
 from holdover.packages.guard import VETO
 
 COMPLAINT = "did not run, live guests were not looked at"

@@ -48,9 +48,14 @@ PACMAN = b"usr/lib/qemu/block-curl.so\nusr/bin/qemu-system-x86_64\n"
 # -- what they say ---------------------------------------------------------------------------------
 
 
+def seen(change: Change) -> tuple[tuple[str, ...], str]:
+    return change.names, change.files
+
+
 def test_rpm_gives_the_paths() -> None:
-    assert rpm.read_change((), b"/usr/bin/kvm\n/usr/lib64/a b.so\n") == Change(
-        (), "/usr/bin/kvm\n/usr/lib64/a b.so\n"
+    assert seen(rpm.read_change((), b"/usr/bin/kvm\n/usr/lib64/a b.so\n")) == (
+        (),
+        "/usr/bin/kvm\n/usr/lib64/a b.so\n",
     )
 
 
@@ -62,7 +67,7 @@ def test_list_of_rpm_that_is_not_made_of_paths_is_a_usage_error(listing: bytes) 
 
 def test_pacman_gives_paths_without_their_slash() -> None:
     expected = "/usr/lib/qemu/block-curl.so\n/usr/bin/qemu-system-x86_64\n"
-    assert pacman.read_change((), PACMAN) == Change((), expected)
+    assert seen(pacman.read_change((), PACMAN)) == ((), expected)
 
 
 @pytest.mark.parametrize("listing", [b"", b"\n", b"usr/bin/kvm\n\nusr\n"])

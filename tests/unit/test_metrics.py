@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from unit.factories import held_file, holding, process, scan, snapshot
 
 from holdover.cli.metrics import FILE, Figures, exposition, figures_of, write_metrics
-from holdover.cli.records import HookRecord, read_records, write_record
+from holdover.cli.recording import write_record
+from holdover.cli.records import HookRecord, read_records
 from holdover.errors import CommandError, RefusedError
 from holdover.model import Delivery, Item, State, Unreadable
 
@@ -155,8 +156,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_record("apt-before", 1.5, "incomplete", tmp_path / "hooks")
-    write_record("timer-run", 0.25, "done", tmp_path / "hooks")
+    write_record("apt-before", 1.5, "incomplete", str(tmp_path / "hooks"))
+    write_record("timer-run", 0.25, "done", str(tmp_path / "hooks"))
     first, second = read_records(tmp_path / "hooks")
     assert (first.hook, first.phase, first.seconds, first.result) == (
         *("apt", "before", 1.5, "incomplete"),
@@ -166,7 +167,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["unknown", "../x-y", "apt-before\n", ""])
 def test_what_is_no_hook_leaves_no_record(tmp_path: Path, name: str) -> None:
-    write_record(name, 1.0, "done", tmp_path)
+    write_record(name, 1.0, "done", str(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
@@ -180,5 +181,5 @@ def test_a_record_that_makes_no_sense_is_none(tmp_path: Path, content: bytes) ->
 
 def test_a_record_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    write_record("apt-before", 1.0, "done", tmp_path / "file")
+    write_record("apt-before", 1.0, "done", str(tmp_path / "file"))
     assert read_records(tmp_path / "file") == ()

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import holdover.programs
+from holdover.concern import hints, names_any
 from holdover.errors import MalformedError
-from holdover.packages import names_any
 from holdover.programs import Program, load_programs, parse_program
 
 (QEMU,) = load_programs()
+(HINT,) = hints()
 DEFINITION = Path(holdover.programs.__file__).with_name("qemu.toml").read_text()
 
 
@@ -166,7 +167,7 @@ def test_module_directory_of_each_distribution_is_known(directory: str) -> None:
     found = QEMU.directory.search(b"lib\0%s\0rest" % directory.encode())
     assert found is not None
     assert found[1].decode() == directory
-    assert QEMU.is_among(f"/usr/bin/env\n{directory}/block-curl.so\n")
+    assert HINT.is_among(f"/usr/bin/env\n{directory}/block-curl.so\n")
 
 
 def test_definitions_are_loaded_by_name_from_any_directory(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_any_text_is_a_definition_or_malformed(text: str) -> None:
     ],
 )
 def test_a_list_of_files_names_an_executable_or_not(files: str, is_there: bool) -> None:
-    assert QEMU.is_among(files) is is_there
+    assert HINT.is_among(files) is is_there
 
 
 # -- what it says ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from holdover.cli import services
 from holdover.cli.transactions import mark, marked, own, under_way, unmark
 from holdover.errors import UsageError
 from holdover.model import ProcessId
-from holdover.packages import HookFile
+from holdover.packages.adapter import HookFile
 from holdover.procfs import ProcFs
 
 COMMAND = Path("/opt/venv/bin/holdover")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from holdover.cli import services
 from holdover.errors import UsageError
-from holdover.packages import MANAGERS, HookFile, load_adapter
+from holdover.packages import MANAGERS, load_adapter
+from holdover.packages.adapter import HookFile
 
 __all__ = ["enable", "refresh", "disable", "wanted_files", "is_current", "own_command"]
 

@@ -6,9 +6,6 @@ says on stderr what it did not do; unless the operator wants a veto. The shell a
 case that it cannot even start (packages/guard.py).
 """
 
-import os
-import re
-import select
 import shlex
 import signal
 import time
@@ -16,42 +13,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
-from holdover.cli.records import write_record
+from holdover.cli.listing import Listing
+from holdover.cli.recording import write_record
 from holdover.cli.reports import Done, announce, complain, publisher, report, tell
-from holdover.cli.setup import make_holdover, make_programs
+from holdover.cli.setup import make_holdover
 from holdover.cli.transactions import mark, own, unmark
+from holdover.concern import Hint, hints, names_any, touched
 from holdover.config import Config, load_config
-from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError, VanishedError
+from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
 from holdover.model import ProcessId
-from holdover.packages import MANAGERS, Change, load_adapter, names_any
+from holdover.packages import MANAGERS, Change, load_adapter
 from holdover.packages.guard import VETO
-from holdover.procfs import DELETED, ProcFs
+from holdover.procfs import ProcFs
 
-if TYPE_CHECKING:
-    from holdover.programs import Program
-
-__all__ = ["run_hook", "read_listing"]
-
-_MAX_INPUT = 64 * 1024 * 1024
-_MAX_READ = 1024 * 1024
-_LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
+__all__ = ["run_hook"]
 
 
-def run_hook(words: Sequence[str]) -> int:
+def run_hook(words: Sequence[str], listing: Listing, started: float) -> int:
     """`hook MANAGER before PID [WORD...]`, its list on stdin, or `hook MANAGER after`;
     `hook timer`; `hook libvirt GUEST started begin EXTRA`.
 
-    Returns 0 to a package manager; `VETO` if something is not protected before a transaction, and
-    that was asked for. The service manager may know if its hook failed.
+    `started` is what the clock of performance said when the hook began. Returns 0 to a package
+    manager; `VETO` if something is not protected before a transaction, and that was asked for. The
+    service manager may know if its hook failed.
     """
-    started = time.perf_counter()
     config = load_config()
     for problem in config.problems:
         complain(problem)
     name = _name(words)
-    done = _within_budget(words, config)
+    done = _within_budget(words, listing, config)
     seconds = time.perf_counter() - started
     if config.hook_veto and not done.complete and name.endswith("-before"):
         done = replace(done, result="vetoed")
@@ -86,11 +77,11 @@ def _tell_failure(name: str, done: Done, seconds: float, config: Config) -> None
         tell([of_hook(kind, name, reason, seconds)], config)
 
 
-def _within_budget(words: Sequence[str], config: Config) -> Done:
+def _within_budget(words: Sequence[str], listing: Listing, config: Config) -> Done:
     signal.signal(signal.SIGALRM, _give_up)
     signal.setitimer(signal.ITIMER_REAL, config.hook_budget)
     try:
-        return _dispatch(words, config)
+        return _dispatch(words, listing, config)
     except BudgetError:
         done = Done(
             f"gave up after {config.hook_budget:.0f} s; the rest is not protected", "gave-up"
@@ -121,7 +112,7 @@ def _name(words: Sequence[str]) -> str:
     return "unknown"
 
 
-def _dispatch(words: Sequence[str], config: Config) -> Done:
+def _dispatch(words: Sequence[str], listing: Listing, config: Config) -> Done:
     match list(words):
         case ["timer"]:
             from holdover.cli.timer import on_timer
@@ -132,41 +123,25 @@ def _dispatch(words: Sequence[str], config: Config) -> Done:
 
             return on_guest_started(guest, config)
         case [manager, "before", pid, *more] if pid.isdecimal() and len(pid) < 20:
-            return before_transaction(manager, more, int(pid), config)
+            touches = _touched_by(manager, more, listing, config)
+            return _protect(touches, int(pid), config) if touches else Done()
         case [manager, "after"]:
             load_adapter(manager)
             return after_transaction(config)
     raise UsageError(f"no such hook: {shlex.join(words)}", hint="run `holdover enable` again")
 
 
-def before_transaction(manager: str, words: Sequence[str], pid: int, config: Config) -> Done:
-    """Protect what is about to change. If that cannot be told, it may be everything."""
-    adapter, programs = load_adapter(manager), make_programs(config)
+def _touched_by(
+    manager: str, words: Sequence[str], listing: Listing, config: Config
+) -> Callable[[Path], bool] | None:
+    """As `_touches`. If what is about to change cannot be told, it may be everything."""
+    adapter, programs = load_adapter(manager), hints(but=config.programs_disabled)
     try:
-        change = adapter.read_change(words, read_listing(config.hook_budget / 4))
-        touches = _everything if change is None else _touches(change, programs)
+        change = adapter.read_change(words, listing.read(config.hook_budget / 4))
+        return _everything if change is None else _touches(change, programs)
     except (HoldoverError, OSError) as error:
         complain(f"{error}; protecting everything")
-        touches = _everything
-    return _protect(touches, pid, config) if touches else Done()
-
-
-def read_listing(patience: float, source: int = 0) -> bytes:
-    """All that the package manager says on stdin.
-
-    Raises `UsageError` if that does not end in time, or is too much to be true, and `OSError`.
-    """
-    parts: list[bytes] = []
-    size, deadline = 0, time.monotonic() + patience
-    while select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        part = os.read(source, _MAX_READ)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-        size += len(part)
-        if size > _MAX_INPUT:
-            raise UsageError("the package manager's list has no end")
-    raise UsageError(f"the package manager's list did not end within {patience:.0f} s")
+        return _everything
 
 
 def _everything(_: Path) -> bool:
@@ -174,35 +149,19 @@ def _everything(_: Path) -> bool:
 
 
 def _touches(
-    change: Change, programs: tuple["Program", ...], proc: ProcFs | None = None
+    change: Change, programs: tuple[Hint, ...], proc: str = "/proc"
 ) -> Callable[[Path], bool] | None:
     """Which files a transaction changes, or None if none of them concerns a program."""
-    patterns = [pattern for program in programs for pattern in program.packages]
-    if names_any(change.names, patterns):
-        return _everything  # a new package's files may land among those of an old build
-    libraries = _LIBRARY.search(change.files) and _anybody_runs(programs, proc or ProcFs())
-    if not (libraries or any(program.is_among(change.files) for program in programs)):
+    if not touched(change.names, change.files, programs, proc):
         return None
+    if any(names_any(change.names, program.packages) for program in programs):
+        return _everything  # a new package's files may land among those of an old build
     files = frozenset(change.files.split("\n"))
     directories = {file.rpartition("/")[0] for file in files}
     # where /lib is a link to /usr/lib, packages may still say /lib
     return lambda path: any(
         name in files or name in directories for name in (str(path), str(path).removeprefix("/usr"))
     )
-
-
-def _anybody_runs(programs: tuple["Program", ...], proc: ProcFs) -> bool:
-    """Whether a library can matter to anybody at all."""
-    for pid in proc.pids():
-        try:
-            name = proc.link(pid, "exe").removesuffix(DELETED)
-        except VanishedError:
-            continue  # a kernel thread, or gone
-        except ProcessError:
-            return True  # who knows; it is told by those who look
-        if any(program.runs(name) for program in programs):
-            return True
-    return False
 
 
 def _protect(touches: Callable[[Path], bool], pid: int, config: Config) -> Done:

@@ -6,12 +6,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-from holdover.cli.text import printable
 from holdover.errors import HoldoverError
 
-if TYPE_CHECKING:  # the hook does without it, and is a third faster
+TYPE_CHECKING = False  # a hook that has nothing to do takes as long as two more such imports
+if TYPE_CHECKING:
     from argparse import Namespace
 
 __all__ = ["main"]
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_words(words[1:])
     os.umask(0o022)  # what we make is for root to write and for guests to read
     if words[:1] == ["hook"]:
-        from holdover.cli.hooks import run_hook  # inside a transaction nothing else is loaded
+        from holdover.cli.glance import run_hook  # each transaction waits for it
 
         return run_hook(words[1:])
     from holdover.cli.arguments import parse_arguments
@@ -35,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: "Namespace") -> int:
+    from holdover.cli.text import printable
+
     for ending in (signal.SIGTERM, signal.SIGHUP):  # clean up as after Ctrl-C
         signal.signal(ending, signal.default_int_handler)
     try:

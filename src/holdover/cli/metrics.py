@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from holdover import __version__
-from holdover.cli.records import RESULTS, HookRecord, read_records
+from holdover.cli.recording import RESULTS
+from holdover.cli.records import HookRecord, read_records
 from holdover.errors import CommandError, RefusedError
 from holdover.flow import Holdover
 from holdover.model import Holding, Item, Scan, State

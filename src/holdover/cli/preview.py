@@ -13,11 +13,13 @@ from holdover.answers import Preview
 from holdover.cli.output import human_bytes, print_json, print_table, process_columns, progress
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import show_unreadable
+from holdover.concern import names_any
 from holdover.errors import UsageError
 from holdover.flow import Holdover
 from holdover.looking import Progress
 from holdover.model import Unreadable
-from holdover.packages import apt, names_any
+from holdover.packages import apt
+from holdover.packages.aptlist import changed_files
 from holdover.pending import PendingFiles, Replacement, plain_name
 from holdover.run import run
 
@@ -35,7 +37,7 @@ def run_preview(options: Namespace) -> int:
         holdover = make_holdover(read_config(options), progress=report, deep=True)
         pending = _pending(_concerned(packages, holdover), Path(scratch), report)
         patterns = [name for program in holdover.programs for name in program.packages]
-        named = names_any((p.package.name for p in packages), patterns)
+        named = names_any((p.name for p in packages), patterns)
         previews, unreadable = holdover.preview(replace(pending, everything=named))
     if options.json:
         print_json(_json(packages, previews, unreadable))
@@ -59,13 +61,13 @@ def _concerned(packages: Iterable[apt.Pending], holdover: Holdover) -> list[apt.
     return [
         package
         for package in packages
-        if (package.new and names_any([package.package.name], patterns))
+        if (package.new and names_any([package.name], patterns))
         or wanted.intersection(map(plain_name, _owned(package)))
     ]
 
 
 def _owned(package: apt.Pending) -> list[str]:
-    return apt.changed_files([package.package]).split("\n")
+    return changed_files([(package.name, package.architecture)]).split("\n")
 
 
 def _pending(packages: list[apt.Pending], scratch: Path, report: Progress) -> PendingFiles:
@@ -74,7 +76,7 @@ def _pending(packages: list[apt.Pending], scratch: Path, report: Progress) -> Pe
     for number, package in enumerate(packages):
         archive = apt.archive_path(package)
         at_hand = bool(package.version) and archive.exists()
-        change = Replacement(package.package.name, package.version, at_hand)
+        change = Replacement(package.name, package.version, at_hand)
         owners |= dict.fromkeys(map(plain_name, filter(None, _owned(package))), change)
         if at_hand:
             report(f"reading {archive.name}")

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the last run of each hook came to: a small file in /run/holdover/hooks, for the metrics.
+"""What the last run of each hook came to, read for the metrics."""
 
-It is written by every hook, also by those that have nothing to do, and so without any import.
-"""
-
-import os
 import re
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["HookRecord", "write_record", "read_records", "RESULTS", "DIRECTORY"]
+from holdover.cli.recording import DIRECTORY, NAME, RESULTS
 
-DIRECTORY = Path("/run/holdover/hooks")
-RESULTS = ("done", "incomplete", "gave-up", "failed", "vetoed")
-_NAME = re.compile(r"[a-z0-9]{1,32}-[a-z]{1,16}")
+__all__ = ["HookRecord", "read_records"]
+
 _CONTENT = re.compile(rf"([0-9.]{{1,20}}) ({'|'.join(RESULTS)}) ([0-9]{{1,20}})\n")
 _MAX = 200  # bytes
 
@@ -33,23 +27,12 @@ class HookRecord:
     """When, in seconds since the epoch."""
 
 
-def write_record(name: str, seconds: float, result: str, directory: Path = DIRECTORY) -> None:
-    """Remember until the next boot how HOOK-PHASE ended; it is no loss if that cannot be done."""
-    if not _NAME.fullmatch(name):
-        return
-    with suppress(OSError):
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".{name}.{os.getpid()}"
-        temporary.write_text(f"{seconds:.3f} {result} {time.time():.0f}\n")
-        temporary.rename(directory / name)
-
-
-def read_records(directory: Path = DIRECTORY) -> tuple[HookRecord, ...]:
+def read_records(directory: Path = Path(DIRECTORY)) -> tuple[HookRecord, ...]:
     """All that can be read, by name."""
     found = []
     with suppress(OSError):
         for path in sorted(directory.iterdir()):
-            if _NAME.fullmatch(path.name):
+            if NAME.fullmatch(path.name):
                 found.append(_read(path))
     return tuple(record for record in found if record)
 

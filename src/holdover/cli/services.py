@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from holdover.errors import CommandError, RefusedError
-from holdover.packages import HookFile
+from holdover.packages.adapter import HookFile
 from holdover.packages.guard import command_word
 from holdover.run import run
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdover.cli.events import NOT_PROTECTED, of_collected, of_result, of_risks
-from holdover.cli.records import DIRECTORY
+from holdover.cli.recording import DIRECTORY
 from holdover.cli.reports import Done, publisher, report, tell, told_of
 from holdover.cli.setup import make_holdover, make_programs
 from holdover.cli.transactions import under_way
@@ -28,7 +28,7 @@ from holdover.steps.plan import Aim
 
 __all__ = ["on_timer", "on_guest_started"]
 
-TOLD = DIRECTORY / "told"
+TOLD = Path(DIRECTORY) / "told"
 
 
 def on_timer(config: Config) -> Done:

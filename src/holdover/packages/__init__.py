@@ -4,66 +4,39 @@
 Each module has the three functions of `Adapter`. The order of `MANAGERS` means nothing.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from importlib import import_module
-from pathlib import Path
-from typing import Protocol, cast
 
 from holdover.errors import UsageError
 
-__all__ = ["Adapter", "Change", "HookFile", "MANAGERS", "load_adapter", "names_any"]
+TYPE_CHECKING = False  # nothing is imported here that costs a millisecond
+if TYPE_CHECKING:
+    from typing import cast
+
+    from holdover.packages.adapter import Adapter
+
+__all__ = ["Change", "MANAGERS", "load_adapter"]
 
 MANAGERS = ("apt", "dpkg", "rpm", "dnf4", "libdnf5", "zypp", "pacman", "apk")
 
 
-@dataclass(frozen=True, slots=True)
 class Change:
     """What a transaction is about to change."""
 
-    names: tuple[str, ...]
-    """Packages, installed or new."""
-    files: str
-    """Paths that the installed ones own, one a line: a distribution upgrade names a hundred
-    thousand, and few are ever asked for."""
+    __slots__ = ("files", "names")
 
+    def __init__(self, names: tuple[str, ...], files: str) -> None:
+        """`names` are of packages, installed or new.
 
-@dataclass(frozen=True, slots=True)
-class HookFile:
-    """A file that makes a package manager call holdover."""
-
-    path: Path
-    text: str
-    mode: int = 0o644
-
-
-class Adapter(Protocol):
-    """What the module of a package manager offers."""
-
-    def is_here(self) -> bool:
-        """Whether this system has the package manager."""
-
-    def hook_files(self, command: Path) -> tuple[HookFile, ...]:
-        """What makes it call `command`, before and after each transaction.
-
-        Raises `UsageError` if its configuration cannot hold that path.
+        `files` are paths that the installed ones own, one a line: a distribution upgrade names a
+        hundred thousand, and few are ever asked for.
         """
-
-    def read_change(self, words: Sequence[str], listing: bytes) -> Change | None:
-        """What it says before a transaction, on the command line and on stdin; None: it does not.
-
-        Raises `UsageError` if that makes no sense; then it may be anything.
-        """
+        self.names = names
+        self.files = files
 
 
-def load_adapter(manager: str) -> Adapter:
+def load_adapter(manager: str) -> "Adapter":
     """Raises `UsageError` for one that is not known."""
     if manager not in MANAGERS:
         raise UsageError(f"no such hook: {manager}", hint="run `holdover enable` again")
-    return cast(Adapter, import_module(f"holdover.packages.{manager}"))
-
-
-def names_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Whether a package has a name that a program definition lists."""
-    return any(fnmatch(name, pattern) for pattern in patterns for name in names)
+    adapter = import_module(f"holdover.packages.{manager}")
+    return cast("Adapter", adapter) if TYPE_CHECKING else adapter

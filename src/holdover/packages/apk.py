@@ -10,7 +10,7 @@ Source: apk(8), commit_hooks.d; run_commit_hooks() in commit.c.
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdover.packages import HookFile
+from holdover.packages.adapter import HookFile
 from holdover.packages.guard import command_word, guarded_after, guarded_without_list
 
 __all__ = ["is_here", "hook_files", "read_change"]

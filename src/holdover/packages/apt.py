@@ -1,37 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""apt: its hook lines, what a transaction is about to change, and what a simulated one would.
+"""apt: its hook lines, and what a simulated transaction would change.
 
-Source: apt.conf(5), DPkg::Pre-Install-Pkgs, protocol version 3; FACTS 6.
+Source: apt.conf(5), apt-get(8).
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.errors import UsageError
-from holdover.packages import Change, HookFile
+from holdover.packages.adapter import HookFile
+from holdover.packages.aptlist import read_change
 from holdover.packages.guard import command_word, guarded, guarded_after, having_asked
 
 __all__ = [
     "is_here",
     "hook_files",
     "read_change",
-    "Package",
     "Pending",
-    "parse_changes",
     "parse_simulation",
-    "changed_files",
     "archive_path",
-    "DPKG_INFO",
 ]
 
 HOOK_PATH = Path("/etc/apt/apt.conf.d/90holdover")
-DPKG_INFO = Path("/var/lib/dpkg/info")
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,200}")
-_ARCHITECTURE = re.compile(r"[a-z0-9-]{1,50}")
-_MAX_LINE = 65536
 ARCHIVES = Path("/var/cache/apt/archives")
 _PENDING = re.compile(
     r"(?P<verb>Inst|Remv|Purg) (?P<name>[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?)"
@@ -41,18 +32,11 @@ _PENDING = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
-    """One whose files are about to be replaced or removed."""
-
-    name: str
-    architecture: str
-
-
-@dataclass(frozen=True, slots=True)
 class Pending:
     """One package in a simulated transaction; `version` is "" if it would be removed."""
 
-    package: Package
+    name: str
+    architecture: str
     version: str
     new: bool
     """It is not installed now."""
@@ -76,44 +60,6 @@ DPkg::Post-Invoke {{ "{word} {guarded_after("apt")}; true"; }};
     return (HookFile(HOOK_PATH, text),)
 
 
-def read_change(_: Sequence[str], listing: bytes, info: Path = DPKG_INFO) -> Change:
-    """Raises `UsageError`, or `OSError` if dpkg's own lists cannot be read."""
-    text = listing.decode("utf-8", "surrogateescape")
-    packages = parse_changes(text.removesuffix("\n").split("\n"))
-    return Change(tuple(package.name for package in packages), changed_files(packages, info))
-
-
-def parse_changes(lines: Iterable[str]) -> tuple[Package, ...]:
-    """Parse what apt writes to a Pre-Install-Pkgs hook of protocol version 3.
-
-    Packages that are only configured change no file and are left out. Raises `UsageError` for
-    anything else; then the change is not known, and concerns everything.
-    """
-    iterator = iter(lines)
-    if next(iterator, "").strip() != "VERSION 3":
-        raise UsageError("apt's list does not begin with VERSION 3")
-    for line in iterator:  # apt's configuration, up to a blank line
-        if not line.strip():
-            break
-    else:
-        raise UsageError("apt's list is cut off")
-    return tuple(_parse_all(iterator))
-
-
-def _parse_all(lines: Iterator[str]) -> Iterator[Package]:
-    for line in lines:
-        fields = line[:_MAX_LINE].rstrip("\n").split(" ", 8)
-        if len(fields) != 9 or not _PACKAGE.fullmatch(fields[0]):
-            raise UsageError(f"a line of apt's list makes no sense: {line[:200]!r}")
-        name, old_version, old_architecture, *_, new_architecture, _, path = fields
-        if path == "**CONFIGURE**":
-            continue
-        architecture = old_architecture if old_version != "-" else new_architecture
-        if not _ARCHITECTURE.fullmatch(architecture):
-            raise UsageError(f"a line of apt's list makes no sense: {line[:200]!r}")
-        yield Package(name, architecture)
-
-
 def parse_simulation(text: str, native: str) -> tuple[Pending, ...]:
     """Parse what `apt-get --simulate` prints; raises `UsageError` for a line that makes no sense.
 
@@ -134,21 +80,11 @@ def _parse_pending(line: str, native: str) -> Pending:
     if found is None or (found["verb"] == "Inst") != (found["version"] is not None):
         raise UsageError(f"a line of apt's simulation makes no sense: {line[:200]!r}")
     name, _, architecture = found["name"].partition(":")
-    package = Package(name, architecture or found["architecture"] or native)
-    return Pending(package, found["version"] or "", new=found["old"] is None)
+    architecture = architecture or found["architecture"] or native
+    return Pending(name, architecture, found["version"] or "", new=found["old"] is None)
 
 
 def archive_path(pending: Pending, directory: Path = ARCHIVES) -> Path:
     """Where apt keeps the package file once it has downloaded it; epochs are escaped."""
     version = pending.version.replace(":", "%3a")
-    return directory / f"{pending.package.name}_{version}_{pending.package.architecture}.deb"
-
-
-def changed_files(packages: Iterable[Package], info: Path = DPKG_INFO) -> str:
-    """Files that the installed versions of these packages own, one a line; dpkg-query(1)."""
-    found = []
-    for package in packages:
-        for name in (package.name, f"{package.name}:{package.architecture}"):
-            with suppress(FileNotFoundError), open(f"{info}/{name}.list", "rb") as listing:
-                found.append(listing.read())
-    return b"".join(found).decode("utf-8", "surrogateescape")
+    return directory / f"{pending.name}_{version}_{pending.architecture}.deb"

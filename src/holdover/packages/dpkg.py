@@ -10,7 +10,7 @@ also has to be one that has called.
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdover.packages import HookFile
+from holdover.packages.adapter import HookFile
 from holdover.packages.guard import (
     command_word,
     guarded_after,

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from holdover.errors import UsageError
-from holdover.packages import Change, HookFile
+from holdover.packages import Change
+from holdover.packages.adapter import HookFile
 from holdover.packages.guard import command_word, guarded, guarded_after
 from holdover.programs import Program, load_programs
 

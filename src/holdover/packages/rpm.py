@@ -23,7 +23,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from holdover.errors import UsageError
-from holdover.packages import Change, HookFile
+from holdover.packages import Change
+from holdover.packages.adapter import HookFile
 from holdover.packages.guard import command_word, guarded, guarded_after, unless_asked
 from holdover.programs import Program, load_programs
 

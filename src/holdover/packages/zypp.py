@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdover.errors import UsageError
-from holdover.packages import Change, HookFile
+from holdover.packages import Change
+from holdover.packages.adapter import HookFile
 from holdover.packages.guard import command_word, guarded, guarded_after, having_asked
 from holdover.packages.rpmdb import ask_rpm
 

@@ -98,12 +98,6 @@ class Program:
         """Whether an executable with this path may be an instance."""
         return self.executable.fullmatch(executable.rpartition("/")[2]) is not None
 
-    def is_among(self, files: str) -> bool:
-        """Whether a list of files, one a line, names an executable or a module of it."""
-        directory = self.directory.pattern.decode().replace(r"\x00", "")
-        names = (f"/(?:{self.executable.pattern})$", rf"^{directory}/[^/\n]+\.so$")
-        return any(re.search(f"(?m){name}", files) for name in names)
-
     def is_module(self, name: str) -> bool:
         """Whether a file `name`.so may be one of its modules."""
         return self.modules.fullmatch(b"\0%s\0" % name.encode("utf-8", "replace")) is not None

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a change of packages can concern any program at all: by little more than names.
+
+Every transaction of a host waits for that, and for most the answer is no. So it takes no more of
+the definitions than hints.py has, and nothing is imported that Python does not start with but `re`.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+
+from holdover.hints import HINTS
+
+__all__ = ["Hint", "hints", "names_any", "touched", "anybody_runs"]
+
+_LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
+
+
+class Hint:
+    """What of a program definition is asked for first."""
+
+    __slots__ = ("_files", "_runs", "name", "packages")
+
+    def __init__(
+        self, name: str, packages: tuple[str, ...], executable: str, directory: str
+    ) -> None:
+        """`packages` are glob patterns, the rest regular expressions: see qemu.toml."""
+        self.name = name
+        self.packages = packages
+        self._runs = re.compile(rf"(?s)(?:.*/)?(?:{executable})(?: \(deleted\))?")
+        # modules lie right in the directory
+        files = rf"/(?:{executable})$|^{directory}/[^/\n]+\.so$"
+        self._files = re.compile(files, re.MULTILINE)
+
+    def is_among(self, files: str) -> bool:
+        """Whether a list of files, one a line, names an executable or a module of it."""
+        return self._files.search(files) is not None
+
+    def runs(self, link: str) -> bool:
+        """Whether a process with this link `exe` may be an instance."""
+        return self._runs.fullmatch(link) is not None
+
+
+def hints(but: Iterable[str] = ()) -> tuple[Hint, ...]:
+    """Of all definitions `but` those of these names."""
+    return tuple(Hint(*values) for values in HINTS if values[0] not in but)
+
+
+def names_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Whether a package has a name that a program definition lists."""
+    return any(fnmatch(name, pattern) for pattern in patterns for name in names)
+
+
+def touched(
+    names: Iterable[str], files: str, programs: Iterable[Hint], proc: str = "/proc"
+) -> bool:
+    """Whether anybody is concerned by a change of packages of these names, which own these files.
+
+    Raises `OSError` without a /proc.
+    """
+    programs = tuple(programs)
+    if any(names_any(names, program.packages) or program.is_among(files) for program in programs):
+        return True
+    return _LIBRARY.search(files) is not None and anybody_runs(programs, proc)
+
+
+def anybody_runs(programs: Iterable[Hint], proc: str = "/proc") -> bool:
+    """Whether a library can matter to anybody at all; raises `OSError` without a /proc."""
+    programs = tuple(programs)
+    for pid in filter(str.isdecimal, os.listdir(proc)):
+        try:
+            link = os.readlink(f"{proc}/{pid}/exe")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a kernel thread, or gone
+        except OSError:
+            return True  # who knows; it is told by those who look
+        if any(program.runs(link) for program in programs):
+            return True
+    return False
