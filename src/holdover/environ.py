@@ -17,7 +17,7 @@ from the end of its own last page, which is why its page is never used).
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from holdover.errors import MalformedError, UnsupportedError
@@ -28,14 +28,16 @@ from holdover.procfs import Mapping, ProcFs
 __all__ = [
     "MARK",
     "LiveEnvironment",
+    "Layout",
     "Half",
     "read_environment",
+    "read_again",
     "changed_since",
     "entry_values",
     "room_needed",
     "find_half",
     "our_entries",
-    "layout",
+    "array_image",
 ]
 
 MARK = b"holdover"
@@ -65,35 +67,64 @@ class Half:
         return self.start <= address < self.start + self.size
 
 
-def read_environment(proc: ProcFs, pid: int, memory: Memory) -> LiveEnvironment:
-    """Read the array as it is now; raises `UnsupportedError` if it cannot be found.
+class Layout:
+    """Where `environ` is in a process, and where there is room: the same as long as it runs."""
 
-    A process that has only just started has none yet: it gets a moment.
+    def __init__(self, proc: ProcFs, pid: int, maps: Sequence[Mapping]) -> None:
+        """Raises `UnsupportedError` if `environ` cannot be found."""
+        self._proc, self._pid, self._maps = proc, pid, maps
+        self._executable = executable(proc, pid, maps)
+        self.pointer = self._locate()
+
+    def _locate(self) -> int:
+        """Address of the `environ` that libc uses.
+
+        As the loader resolves it: a COPY relocation puts it into the executable, else it is
+        libc's. A COPY has all of its names; a program's own variable `environ` is no concern of
+        libc's.
+        """
+        library = libc(self._proc, self._pid, self._maps)
+        found = self._executable.address_of("__environ") or library.address_of("__environ")
+        if found is None:
+            raise UnsupportedError(f"process {self._pid}: its libc has no environment")
+        return found
+
+    def tails(self) -> Iterator[tuple[int, int]]:
+        """Unused ends of last pages: of the executable, then of libraries that never go away."""
+        proc, pid, maps = self._proc, self._pid, self._maps
+        break_at = proc.stat(pid).start_brk
+        yield from _tail(maps, break_at, self._executable)
+        needed = self._executable.anatomy.needed
+        for library in start_up_libraries(proc, pid, maps, needed):
+            yield from _tail(maps, break_at, library)
+
+
+def read_environment(
+    proc: ProcFs, pid: int, memory: Memory, maps: Sequence[Mapping] = ()
+) -> tuple[Layout, LiveEnvironment]:
+    """Find the array and read it as it is now; raises `UnsupportedError` if it cannot be found.
+
+    `maps` are what was read a moment ago. A process that has only just started has none yet: it
+    gets a moment.
     """
     while True:
         try:
-            return _read_environment(proc, pid, memory)
+            layout = Layout(proc, pid, maps or proc.maps(pid))
+            return layout, read_again(memory, layout)
         except UnsupportedError:
             if proc.age(pid) > _STARTING:
                 raise
             time.sleep(0.01)
+            maps = ()
 
 
-def _read_environment(proc: ProcFs, pid: int, memory: Memory) -> LiveEnvironment:
-    pointer = _locate(proc, pid)
-    array = memory.read_pointer(pointer)
+def read_again(memory: Memory, layout: Layout) -> LiveEnvironment:
+    """The array as it is now; raises `UnsupportedError` if there is none."""
+    array = memory.read_pointer(layout.pointer)
     if not array:
-        raise UnsupportedError(f"process {pid} has cleared its environment")
-    return LiveEnvironment(pointer, array, tuple(_read_array(pid, memory, array)))
-
-
-def _read_array(pid: int, memory: Memory, array: int) -> Iterator[int]:
-    for index in range(_MAX_ENTRIES):
-        entry = memory.read_pointer(array + 8 * index)
-        if not entry:
-            return
-        yield entry
-    raise UnsupportedError(f"process {pid}: its environment has more than {_MAX_ENTRIES} entries")
+        raise UnsupportedError(f"process {memory.pid} has cleared its environment")
+    entries = memory.read_pointers(array, _MAX_ENTRIES)
+    return LiveEnvironment(layout.pointer, array, tuple(entries))
 
 
 def changed_since(
@@ -104,10 +135,10 @@ def changed_since(
     None if it is as it was, or no array of variables any more.
     """
     try:
-        later = tuple(_read_array(memory.pid, memory, live.array))
-        if later == live.entries or not all(b"=" in memory.read_string(e) for e in later):
+        later = tuple(memory.read_pointers(live.array, _MAX_ENTRIES))
+        if later == live.entries or not all(b"=" in text for text in memory.read_strings(later)):
             return None
-    except (MalformedError, UnsupportedError):
+    except MalformedError:
         return None
     added = tuple(entry for entry in later if entry not in live.entries)
     return frozenset(live.entries) - set(later), added
@@ -115,13 +146,14 @@ def changed_since(
 
 def entry_values(memory: Memory, live: LiveEnvironment, name: str) -> list[bytes]:
     """All values of the variable; getenv(name) returns the first in the process now."""
-    prefix = len(name.encode()) + 1
-    return [memory.read_string(entry)[prefix:] for entry in _entries_of(memory, live, name)]
+    wanted = name.encode() + b"="
+    texts = memory.read_strings(live.entries)
+    return [text.removeprefix(wanted) for text in texts if text.startswith(wanted)]
 
 
 def _entries_of(memory: Memory, live: LiveEnvironment, name: str) -> list[int]:
-    wanted = name.encode() + b"="
-    return [entry for entry in live.entries if memory.read_string(entry).startswith(wanted)]
+    texts = zip(live.entries, memory.read_strings(live.entries), strict=True)
+    return [entry for entry, text in texts if text.startswith(name.encode() + b"=")]
 
 
 def room_needed(live: LiveEnvironment, name: str, value: str) -> int:
@@ -129,28 +161,11 @@ def room_needed(live: LiveEnvironment, name: str, value: str) -> int:
     return 8 * (len(live.entries) + 2) + len(os.fsencode(f"{name}={value}")) + 1
 
 
-# -- where `environ` is ----------------------------------------------------------------------------
-
-
-def _locate(proc: ProcFs, pid: int) -> int:
-    """Address of the `environ` that libc uses.
-
-    As the loader resolves it: a COPY relocation puts it into the executable, else it is libc's.
-    A COPY has all of its names; a program's own variable `environ` is no concern of libc's.
-    """
-    maps = proc.maps(pid)
-    with libc(proc, pid, maps) as library, executable(proc, pid, maps) as program:
-        found = program.address_of("__environ") or library.address_of("__environ")
-    if found is None:
-        raise UnsupportedError(f"process {pid}: its libc has no environment")
-    return found
-
-
 # -- where there is room ---------------------------------------------------------------------------
 
 
 def find_half(
-    proc: ProcFs, pid: int, memory: Memory, live: LiveEnvironment, need: int
+    memory: Memory, layout: Layout, live: LiveEnvironment, need: int
 ) -> tuple[Half, bool]:
     """A half of `need` bytes that nothing live points into, and whether it was used before.
 
@@ -158,7 +173,7 @@ def find_half(
     """
     used = (live.array, *live.entries)
     largest = 0
-    for start, end in _tails(proc, pid):
+    for start, end in layout.tails():
         content = memory.read(start, end - start)
         if content.strip(b"\0") and not content.startswith(MARK):
             continue  # somebody uses these bytes after all
@@ -170,36 +185,24 @@ def find_half(
             at = free[0].start - start
             return free[0], bool(content[at : at + size].strip(b"\0"))
     raise UnsupportedError(
-        f"process {pid}: no room for a new environment ({need} bytes needed, {largest} found)"
+        f"process {memory.pid}: no room for a new environment"
+        f" ({need} bytes needed, {largest} found)"
     )
 
 
-def our_entries(
-    proc: ProcFs, pid: int, memory: Memory, live: LiveEnvironment, name: str
-) -> set[int]:
+def our_entries(memory: Memory, layout: Layout, live: LiveEnvironment, name: str) -> set[int]:
     """Those entries of the variable whose strings we once wrote."""
     ours: set[int] = set()
     named = set(_entries_of(memory, live, name))
     if named:  # else no library has to be looked at
-        for start, end in _tails(proc, pid):
+        for start, end in layout.tails():
             if memory.read(start, len(MARK)) == MARK:
                 ours |= {entry for entry in named if start <= entry < end}
     return ours
 
 
-def _tails(proc: ProcFs, pid: int) -> Iterator[tuple[int, int]]:
-    """Unused ends of last pages: of the executable, then of libraries that never go away."""
-    maps = proc.maps(pid)
-    break_at = proc.stat(pid).start_brk
-    with executable(proc, pid, maps) as program:
-        yield from _tail(maps, break_at, program)
-        needed = program.elf.needed
-    for library in start_up_libraries(proc, pid, maps, needed):
-        yield from _tail(maps, break_at, library)
-
-
-def _tail(maps: tuple[Mapping, ...], break_at: int, loaded: Loaded) -> Iterator[tuple[int, int]]:
-    writable = [segment for segment in loaded.elf.loads if segment.writable]
+def _tail(maps: Sequence[Mapping], break_at: int, loaded: Loaded) -> Iterator[tuple[int, int]]:
+    writable = [segment for segment in loaded.anatomy.loads if segment.writable]
     if not writable:
         return
     last = max(writable, key=lambda s: s.address)
@@ -211,7 +214,7 @@ def _tail(maps: tuple[Mapping, ...], break_at: int, loaded: Loaded) -> Iterator[
         yield start, end
 
 
-def _is_its_own(maps: tuple[Mapping, ...], loaded: Loaded, start: int, end: int) -> bool:
+def _is_its_own(maps: Sequence[Mapping], loaded: Loaded, start: int, end: int) -> bool:
     """All from `start` to `end` is the object's file or its zeros, and the last page writable."""
     at = start // PAGE * PAGE
     for mapping in maps:
@@ -224,7 +227,7 @@ def _is_its_own(maps: tuple[Mapping, ...], loaded: Loaded, start: int, end: int)
     return False
 
 
-def layout(half: Half, entries: tuple[int, ...], string: bytes) -> bytes:
+def array_image(half: Half, entries: tuple[int, ...], string: bytes) -> bytes:
     """The bytes of a half: the array at its start, its first entry the string at its end.
 
     All between is zero, so that whoever still walks an earlier array of this half meets an end.

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds to what was seen of processes and installed builds what their late loads would do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from holdover.errors import HoldoverError
 from holdover.lateloads import LateLoads
-from holdover.model import Installed, LateLoad, Module, Process, Rescued
-from holdover.procfs import ProcFs, file_id
+from holdover.model import Build, Installed, LateLoad, Module, Process, Rescued
+from holdover.procfs import file_id
 from holdover.search import directories, first_found
 from holdover.sight import Sight
 
@@ -20,34 +20,32 @@ class Foresight:
 
     def __init__(
         self,
-        proc: ProcFs,
         late: LateLoads,
         views: Path,
         modules: tuple[Module, ...],
         rescued: Mapping[str, Rescued] | None = None,
     ) -> None:
         """`rescued` has what was got back for builds, by build-id."""
-        self.proc = proc
         self.late = late
         self.views = views
         self.modules = modules
         self.rescued = rescued or {}
         self.view_files = {file_id(view): view for view in views.glob("*")}
+        self._own: dict[tuple[object, ...], tuple[Module, ...]] = {}
+        self._held: dict[Path, tuple[Module, ...]] = {}
 
-    def process(self, process: Process) -> Process:
+    def process(self, process: Process, sight: Sight | None) -> Process:
+        """`sight` is the linker's view of it; without one, why is known."""
         build = process.build
-        if build.stamp is None or process.unsupported:
+        if sight is None or build.stamp is None or process.unsupported:
             return process
-        where = directories(process, self.views)
-        own = [module for module in self.modules if module.stamp == build.stamp]
         try:
             with self.late.on_behalf_of(process.id.pid):
-                library_path = self.late.library_path(process.id.pid)
-                process = replace(process, library_path=library_path)
-                sight = self.late.process(process.id.pid)
-                on_disk = self.late.of(sight, first_found(own, where).values())
+                on_disk = self.late.of(
+                    sight, self._on_disk(build, directories(process, self.views))
+                )
                 view = self._view(process)
-                late = self.late.of(sight, _modules_in(view), view) if view else on_disk
+                late = self.late.of(sight, self._modules_in(view), view) if view else on_disk
                 if not view and process.fallback:
                     late = self._with_fallback(sight, on_disk, process.fallback)
                 process = replace(process, own=on_disk, late=late)
@@ -55,6 +53,14 @@ class Foresight:
                 return self._with_rescued(process, sight, rescued) if rescued else process
         except (HoldoverError, OSError) as error:
             return replace(process, unforeseen=str(error))
+
+    def _on_disk(self, build: Build, where: tuple[Path, ...]) -> tuple[Module, ...]:
+        """Modules of a build that are found first in these directories."""
+        key = (build.stamp, where)
+        if key not in self._own:
+            own = [module for module in self.modules if module.stamp == build.stamp]
+            self._own[key] = tuple(first_found(own, where).values())
+        return self._own[key]
 
     def _with_rescued(self, process: Process, sight: Sight, rescued: Rescued) -> Process:
         """Whose the files on disk are is of no matter then: these are of its very build.
@@ -81,26 +87,25 @@ class Foresight:
         self, sight: Sight, on_disk: tuple[LateLoad, ...], view: Path
     ) -> tuple[LateLoad, ...]:
         """What lies on disk comes first, and if it does not load, it is as if it were not there."""
-        last = {late.name: late for late in self.late.of(sight, _modules_in(view), view)}
+        last = {late.name: late for late in self.late.of(sight, self._modules_in(view), view)}
         first = {late.name: late for late in on_disk if not late.problem}
         return tuple((last | first).values())
 
     def installed(self, found: Installed) -> Installed:
-        own = [module for module in self.modules if module.stamp == found.build.stamp]
-        own = list(first_found(own, found.build.directories).values())
+        own = self._on_disk(found.build, found.build.directories)
         try:
             return replace(found, own=self.late.of(self.late.installed(found.path), own))
         except (HoldoverError, OSError) as error:
             return replace(found, unforeseen=str(error))
 
+    def _modules_in(self, view: Path) -> tuple[Module, ...]:
+        """Without the decoys, which are empty."""
+        if view not in self._held:
+            paths = [path for path in sorted(view.glob("*.so")) if path.stat().st_size]
+            self._held[view] = tuple(Module(path.stem, path, "") for path in paths)
+        return self._held[view]
+
 
 def _with_origin(late: LateLoad, origins: Mapping[Path, str]) -> LateLoad:
     needs = (replace(need, origin=origins.get(need.path, "")) for need in late.needs)
     return replace(late, origin=origins.get(late.path, ""), needs=tuple(needs))
-
-
-def _modules_in(view: Path) -> Iterator[Module]:
-    """Without the decoys, which are empty."""
-    for path in sorted(view.glob("*.so")):
-        if path.stat().st_size:
-            yield Module(path.stem, path, "")

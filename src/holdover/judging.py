@@ -25,6 +25,7 @@ class Judge:
         self.modules = tuple(modules)
         self.holdings = holdings
         self.views = views
+        self._there: dict[tuple[Path, ...], dict[str, Module]] = {}
 
     def state(self, process: Process) -> Item:
         """State and reason, whatever anybody wants to do about it."""
@@ -115,7 +116,10 @@ class Judge:
 
     def there(self, process: Process) -> dict[str, Module]:
         """What it finds on disk, by name, the store's views aside."""
-        return first_found(self.modules, self.directories(process))
+        where = self.directories(process)
+        if where not in self._there:  # the same for all processes of a build
+            self._there[where] = first_found(self.modules, where)
+        return self._there[where]
 
     def directories(self, process: Process) -> tuple[Path, ...]:
         return where(process, self.views)

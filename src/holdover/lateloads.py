@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from pathlib import Path
 from holdover.answers import Step
 from holdover.dlopened import suggested_names
 from holdover.elf import ElfFile
-from holdover.errors import ElfError, MalformedError, UnreadableError
+from holdover.errors import ElfError, HoldoverError, MalformedError, UnreadableError
 from holdover.forecast import Forecast, World, forecast, start_up, unresolved
 from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, candidates
 from holdover.loaded import mapped_objects
-from holdover.model import FileId, LateLoad, Module, Needed
+from holdover.model import FileId, LateLoad, Module, Needed, Process
 from holdover.pending import PendingFiles, PendingLibraries
 from holdover.procfs import Mapping, ProcFs
 from holdover.rooted import RootedLibraries
@@ -103,18 +103,34 @@ class LateLoads:
 
     # -- who looks -----------------------------------------------------------------------------
 
-    def process(self, pid: int) -> Sight:
-        """Raises `UnreadableError` or `MalformedError` if it cannot be foreseen."""
-        maps = self.proc.maps(pid)
+    def see(self, process: Process, maps: Sequence[Mapping]) -> tuple[Process, Sight | None]:
+        """With its LD_LIBRARY_PATH, and what it has mapped now; or why that cannot be told."""
+        pid, library_path = process.id.pid, ""
+        try:
+            library_path = self.library_path(pid)
+            sight = self.process(pid, maps, library_path)
+            return replace(process, library_path=library_path), sight
+        except (HoldoverError, OSError) as error:
+            return replace(process, library_path=library_path, unforeseen=str(error)), None
+
+    def process(
+        self, pid: int, maps: Sequence[Mapping] = (), library_path: str | None = None
+    ) -> Sight:
+        """Raises `UnreadableError` or `MalformedError` if it cannot be foreseen.
+
+        `maps` and `library_path` are what was read a moment ago.
+        """
+        maps = maps or self.proc.maps(pid)
         objects = frozenset(mapping.file for mapping, _ in mapped_objects(maps))
-        names = dict.fromkeys(re.split("[:;]", self.library_path(pid)))
+        text = self.library_path(pid) if library_path is None else library_path
+        names = dict.fromkeys(re.split("[:;]", text))
         if len(names) > _MAX_LIBRARY_PATH:
             raise MalformedError(f"its LD_LIBRARY_PATH names {len(names)} directories")
-        library_path = tuple(Path(name) for name in names if name.startswith("/"))
+        directories = tuple(Path(name) for name in names if name.startswith("/"))
         executable, namespace = self.proc.file_of(pid, "exe"), self.proc.namespace(pid)
-        key = (executable, objects, library_path, namespace)
+        key = (executable, objects, directories, namespace)
         if key not in self._sights:
-            self._sights[key] = self._look(pid, maps, library_path)
+            self._sights[key] = self._look(pid, maps, directories)
         return self._sights[key]
 
     def _look(self, pid: int, maps: Iterable[Mapping], library_path: tuple[Path, ...]) -> Sight:

@@ -8,11 +8,12 @@ mapped there from that very file, and it is taken only if there is no second one
 Source: proc_pid_maps(5), getauxval(3), elf(5), dlmopen(3).
 """
 
+import functools
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from holdover.elf import ElfFile, Segment
 from holdover.errors import ElfError, UnsupportedError
 from holdover.hashtables import HashedSymbols
 from holdover.model import FileId
-from holdover.procfs import DELETED, Mapping, ProcFs
+from holdover.procfs import DELETED, Mapping, ProcFs, mapped_name
 
 __all__ = ["Loaded", "StartUp", "executable", "libc", "start_up_libraries", "start_up", "PAGE"]
 __all__ += ["mapped_objects", "is_loaded"]
@@ -36,62 +37,89 @@ _LOADER = re.compile(r"/ld[-.][^/]*$")
 
 
 @dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What of an object file tells where it is loaded."""
+
+    soname: str
+    needed: tuple[str, ...]
+    entry: int
+    loads: tuple[Segment, ...]
+
+
+def _anatomy(file: BinaryIO) -> Anatomy:
+    elf = ElfFile(file)
+    entry = int(struct.unpack("<Q", elf.read(_E_ENTRY, 8))[0])
+    return Anatomy(elf.soname, elf.needed, entry, elf.loads)
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """An object in a process; `base` is what was added to its addresses."""
 
-    elf: ElfFile
+    anatomy: Anatomy
     file: FileId
     base: int
+    find: Callable[[str], int | None]
+    """Value of a symbol that the object defines."""
 
     def address_of(self, symbol: str) -> int | None:
         """Where the object defines `symbol`, if it does."""
-        found = HashedSymbols(self.elf).find(symbol)
-        return None if found is None else self.base + found.value
+        found = self.find(symbol)
+        return None if found is None else self.base + found
 
 
-@contextmanager
-def executable(proc: ProcFs, pid: int, maps: tuple[Mapping, ...]) -> Iterator[Loaded]:
+def _finder(proc: ProcFs, pid: int, name: str) -> Callable[[str], int | None]:
+    return lambda symbol: proc.answer(pid, name, _value_of(symbol))
+
+
+@functools.lru_cache  # the same function each time, or no answer would be known
+def _value_of(symbol: str) -> Callable[[BinaryIO], int | None]:
+    def read(file: BinaryIO) -> int | None:
+        found = HashedSymbols(ElfFile(file)).find(symbol)
+        return found.value if found else None
+
+    return read
+
+
+def executable(proc: ProcFs, pid: int, maps: Sequence[Mapping]) -> Loaded:
     """What the process runs; raises `UnsupportedError` if it is not mapped as the kernel does."""
-    with proc.open(pid, "exe") as file:
-        elf = ElfFile(file)
-        entry = _auxiliary(proc, pid).get(_AT_ENTRY)
-        start = int(struct.unpack("<Q", elf.read(_E_ENTRY, 8))[0])
-        mapping = next((m for m in maps if entry and m.start <= entry < m.end), None)
-        own = [m for m in maps if mapping is not None and m.file == mapping.file]
-        if entry is None or mapping is None or entry - start not in _bases(own, elf):
-            raise UnsupportedError(f"process {pid}: where its executable is loaded cannot be told")
-        yield Loaded(elf, mapping.file, entry - start)
+    anatomy = proc.answer(pid, "exe", _anatomy)
+    entry = _auxiliary(proc, pid).get(_AT_ENTRY)
+    mapping = next((m for m in maps if entry and m.start <= entry < m.end), None)
+    if anatomy and entry and mapping:
+        own, base = [m for m in maps if m.file == mapping.file], entry - anatomy.entry
+        if base in _bases(own, anatomy):
+            return Loaded(anatomy, mapping.file, base, _finder(proc, pid, "exe"))
+    raise UnsupportedError(f"process {pid}: where its executable is loaded cannot be told")
 
 
-@contextmanager
-def libc(proc: ProcFs, pid: int, maps: tuple[Mapping, ...]) -> Iterator[Loaded]:
+def libc(proc: ProcFs, pid: int, maps: Sequence[Mapping]) -> Loaded:
     """The one glibc of the process; raises `UnsupportedError` if there is none, or a second."""
-    with ExitStack() as stack:
-        found = [
-            loaded
-            for mapping, own in _mapped_code(maps)
-            if _LIBC.search(mapping.path)
-            for loaded in stack.enter_context(_objects(proc, pid, mapping, own))
-            if loaded.elf.soname == "libc.so.6"
-        ]
-        if len(found) != 1:
-            count = "more than one glibc" if found else "no glibc"
-            raise UnsupportedError(f"process {pid} has {count}: its environment was not found")
-        yield found[0]
+    named = {mapping.file for mapping in maps if _LIBC.search(mapping.path)}
+    found = [
+        loaded
+        for mapping, own in _mapped_code(m for m in maps if m.file in named)
+        if _LIBC.search(mapping.path)
+        for loaded in _objects(proc, pid, mapping, own)
+        if loaded.anatomy.soname == "libc.so.6"
+    ]
+    if len(found) != 1:
+        count = "more than one glibc" if found else "no glibc"
+        raise UnsupportedError(f"process {pid} has {count}: its environment was not found")
+    return found[0]
 
 
 def start_up_libraries(
-    proc: ProcFs, pid: int, maps: tuple[Mapping, ...], needed: tuple[str, ...]
+    proc: ProcFs, pid: int, maps: Sequence[Mapping], needed: tuple[str, ...]
 ) -> Iterator[Loaded]:
     """Libraries that the executable itself needs, hence never unloaded; of doubtful ones none."""
-    with ExitStack() as stack:
-        by_soname: dict[str, list[Loaded]] = defaultdict(list)
-        for mapping, own in _mapped_code(maps):
-            for loaded in stack.enter_context(_objects(proc, pid, mapping, own)):
-                by_soname[loaded.elf.soname].append(loaded)
-        for soname in needed:
-            if len(by_soname[soname]) == 1 and not _LOADER.search(f"/{soname}"):
-                yield by_soname[soname][0]
+    by_soname: dict[str, list[Loaded]] = defaultdict(list)
+    for mapping, own in _mapped_code(maps):
+        for loaded in _objects(proc, pid, mapping, own):
+            by_soname[loaded.anatomy.soname].append(loaded)
+    for soname in needed:
+        if len(by_soname[soname]) == 1 and not _LOADER.search(f"/{soname}"):
+            yield by_soname[soname][0]
 
 
 def mapped_objects(maps: Iterable[Mapping]) -> Iterator[tuple[Mapping, Sequence[Mapping]]]:
@@ -120,28 +148,23 @@ def _mapped_code(maps: Iterable[Mapping]) -> Iterator[tuple[Mapping, Sequence[Ma
     return ((first, own) for first, own in mapped_objects(maps) if "x" in first.permissions)
 
 
-@contextmanager
-def _objects(
-    proc: ProcFs, pid: int, mapping: Mapping, own: Sequence[Mapping]
-) -> Iterator[list[Loaded]]:
+def _objects(proc: ProcFs, pid: int, mapping: Mapping, own: Sequence[Mapping]) -> Iterator[Loaded]:
     """The very file that is mapped, replaced or not, at each base where it is loaded."""
-    file = proc.open_mapped(pid, mapping)
-    if file is None:
-        yield []
-        return
-    with file:
-        elf = ElfFile(file)
-        yield [Loaded(elf, mapping.file, base) for base in _bases(own, elf)]
+    name = mapped_name(mapping)
+    anatomy = proc.answer(pid, name, _anatomy)
+    if anatomy is not None:
+        for base in _bases(own, anatomy):
+            yield Loaded(anatomy, mapping.file, base, _finder(proc, pid, name))
 
 
-def _bases(own: Sequence[Mapping], elf: ElfFile) -> list[int]:
+def _bases(own: Sequence[Mapping], anatomy: Anatomy) -> list[int]:
     """Where every segment of the object is mapped as the loader maps it; `own` are all of it."""
-    if not elf.loads or len(elf.loads) > _MAX_PARTS or len(own) > _MAX_PARTS:
+    loads = anatomy.loads
+    if not loads or len(loads) > _MAX_PARTS or len(own) > _MAX_PARTS:
         return []
-    first = elf.loads[0]
-    starts = [m.start for m in own if m.offset == _page(first.offset)]
-    bases = [start - _page(first.address) for start in starts]
-    return [b for b in bases if all(_is_mapped(own, b, s) for s in elf.loads if s.file_size)]
+    starts = [m.start for m in own if m.offset == _page(loads[0].offset)]
+    bases = [start - _page(loads[0].address) for start in starts]
+    return [b for b in bases if all(_is_mapped(own, b, s) for s in loads if s.file_size)]
 
 
 def _is_mapped(own: Sequence[Mapping], base: int, segment: Segment) -> bool:
@@ -222,4 +245,4 @@ def _file_name(mapping: Mapping) -> str:
 
 
 def _map_file(proc: ProcFs, pid: int, mapping: Mapping) -> Path:
-    return proc.path(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")
+    return proc.path(pid, mapped_name(mapping))

@@ -9,6 +9,7 @@ Source: proc_pid_mem(5); fs/proc/base.c, mem_open() and mem_rw().
 
 import os
 import struct
+from collections.abc import Iterable
 from types import TracebackType
 
 from holdover.errors import MalformedError, UnreadableError, VanishedError
@@ -80,13 +81,34 @@ class Memory:
             raise MalformedError(f"process {self.pid}: pointer at the odd address {address:#x}")
         self.write(address, _POINTER.pack(value))
 
-    def read_string(self, address: int) -> bytes:
-        """The zero-terminated string at `address`, without the zero."""
+    def read_strings(self, addresses: Iterable[int]) -> list[bytes]:
+        """The zero-terminated strings that begin there, without the zeros.
+
+        They mostly lie side by side, so each page is read once.
+        """
+        pages: dict[int, bytes] = {}
+        return [self._string(address, pages) for address in addresses]
+
+    def _string(self, address: int, pages: dict[int, bytes]) -> bytes:
         data = b""
         while len(data) < _MAX_STRING:
-            at = address + len(data)
-            data += self.read(at, _PAGE - at % _PAGE)
-            end = data.find(b"\0")
+            page, start = divmod(address + len(data), _PAGE)
+            if page not in pages:
+                pages[page] = self.read(page * _PAGE, _PAGE)
+            end = pages[page].find(b"\0", start)
+            data += pages[page][start : end if end >= 0 else _PAGE]
             if end >= 0:
-                return data[:end]
+                return data
         raise MalformedError(f"process {self.pid}: the string at {address:#x} has no end")
+
+    def read_pointers(self, address: int, most: int) -> list[int]:
+        """Those that lie there up to a null pointer; raises `MalformedError` if there are more."""
+        found: list[int] = []
+        while len(found) <= most:
+            at = address + 8 * len(found)
+            size = max(8, (_PAGE - at % _PAGE) // 8 * 8)
+            values = [value for (value,) in _POINTER.iter_unpack(self.read(at, size))]
+            if 0 in values:
+                return found + values[: values.index(0)]
+            found += values
+        raise MalformedError(f"process {self.pid}: more than {most} pointers at {address:#x}")

@@ -9,24 +9,25 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from holdover.errors import MalformedError, ProcessError, UnreadableError, VanishedError
 from holdover.model import FileId, Lease, ProcessId
 
-__all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "Stat", "parse_maps", "parse_stat"]
+__all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "mapped_name"]
+__all__ += ["Stat", "parse_maps", "parse_stat"]
 
 DELETED = " (deleted)"
 _MAX_TEXT = 1 << 26  # bytes: a process may say that its environment is as long as its memory
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):  # a guest has hundreds, and a dataclass takes thrice as long to make
     """One line of maps; addresses and offset in bytes. `path` may lie, `file` does not."""
 
     start: int
@@ -57,16 +58,21 @@ def parse_maps(text: str) -> tuple[Mapping, ...]:
     return tuple(_parse_mapping(line) for line in text.removesuffix("\n").split("\n") if text)
 
 
-@functools.lru_cache(maxsize=4096)  # a process is looked at several times before it is written to
 def _parse_mapping(line: str) -> Mapping:
     try:
-        span, permissions, offset, device, inode, *path = line.split(None, 5)
-        start, end = (int(address, 16) for address in span.split("-"))
-        major, minor = (int(number, 16) for number in device.split(":"))
-        file = FileId(os.makedev(major, minor), int(inode))
-        return Mapping(start, end, permissions, int(offset, 16), file, path[0] if path else "")
+        span, _, rest = line.partition(" ")
+        start, end = span.split("-")
+        return Mapping(int(start, 16), int(end, 16), *_parse_mapped(rest))
     except (ValueError, OverflowError) as error:
         raise MalformedError(f"a line of maps makes no sense: {line!r}") from error
+
+
+@functools.lru_cache(maxsize=2048)  # all processes of a build map the same, and elsewhere
+def _parse_mapped(rest: str) -> tuple[str, int, FileId, str]:
+    permissions, offset, device, inode, *path = rest.split(None, 4)
+    major, minor = (int(number, 16) for number in device.split(":"))
+    file = FileId(os.makedev(major, minor), int(inode))
+    return permissions, int(offset, 16), file, path[0] if path else ""
 
 
 def parse_stat(text: str) -> Stat:
@@ -88,6 +94,11 @@ def file_id(path: Path) -> FileId | None:
     return FileId(found.st_dev, found.st_ino)
 
 
+def _version(found: os.stat_result) -> tuple[int, ...]:
+    """Of a file that may be written to in place; nobody can set back the last one."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def open_regular(path: Path) -> BinaryIO | None:
     """The file at `path`, or None if it is no regular one; raises `OSError`.
 
@@ -103,11 +114,17 @@ def open_regular(path: Path) -> BinaryIO | None:
         os.close(handle)
 
 
+def mapped_name(mapping: Mapping) -> str:
+    """The link in a process's directory that leads to what it has mapped there."""
+    return f"map_files/{mapping.start:x}-{mapping.end:x}"
+
+
 class ProcFs:
     """/proc, or a directory that looks like it."""
 
     def __init__(self, root: Path = Path("/proc")) -> None:
         self.root = root
+        self._answers: dict[tuple[object, ...], Any] = {}
 
     @cached_property
     def own_pid(self) -> int:
@@ -168,9 +185,28 @@ class ProcFs:
 
     def open_mapped(self, pid: int, mapping: Mapping) -> BinaryIO | None:
         """The very file that is mapped, replaced or not; None if it is no regular one."""
-        name = f"map_files/{mapping.start:x}-{mapping.end:x}"
+        name = mapped_name(mapping)
         with self._errors(pid, name):
             return open_regular(self.path(pid, name))
+
+    def answer(self, pid: int, name: str, read: Callable[[BinaryIO], T]) -> T | None:
+        """What `read` finds in the file that a link leads to; None if it is no regular one.
+
+        It is asked once for each file, however many processes have it. Raises as `read`.
+        """
+        path = self.path(pid, name)
+        with self._errors(pid, name):
+            key = (read, *_version(path.stat()))
+        if key not in self._answers:
+            with self._errors(pid, name):
+                file = open_regular(path)
+            if file is None:
+                return None
+            with file:
+                key = (read, *_version(os.fstat(file.fileno())))
+                self._answers[key] = read(file)
+        found: T = self._answers[key]
+        return found
 
     def identity(self, pid: int) -> ProcessId:
         return ProcessId(pid, self.stat(pid).start_time)

@@ -43,7 +43,7 @@ class Ran:
 def environment(guest: Guest) -> LiveEnvironment:
     proc = ProcFs(guest.root.inside / "proc")
     with Memory(proc, guest.pid) as memory:
-        return read_environment(proc, guest.pid, memory)
+        return read_environment(proc, guest.pid, memory)[1]
 
 
 def places(lab: Lab) -> dict[str, Path]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from system.scratch import VARIABLE, Scratch, running, until
 
-from holdover import environ
 from holdover.elf import ElfFile
+from holdover.environ import Layout
 from holdover.errors import HoldoverError, RefusedError, UnsupportedError, VanishedError
 from holdover.hashtables import HashedSymbols
 from holdover.memory import Memory
@@ -313,7 +313,7 @@ def test_process_without_address_randomization_is_delivered_to() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("read", n) for n in (0, 1, 2, 3, 5, 8)] + [("write", n) for n in (MARK, IMAGE, POINTER)],
+    [("read", n) for n in range(6)] + [("write", n) for n in (MARK, IMAGE, POINTER)],
 )
 def test_program_executed_in_mid_delivery_is_never_written_to(
     target: Scratch, before: Before, kind: str, number: int
@@ -409,7 +409,7 @@ def test_environment_that_needs_more_than_there_is_is_unsupported(target: Scratc
 
 
 def test_bytes_that_somebody_uses_after_all_are_left_alone(target: Scratch) -> None:
-    taken = list(environ._tails(target.proc, target.pid))
+    taken = list(Layout(target.proc, target.pid, target.proc.maps(target.pid)).tails())
     for start, end in taken:
         target.ask(f"ctypes.memset({start + (end - start) // 2}, 1, 1) and None")
     with unchanged(target), pytest.raises(UnsupportedError, match="no room"):
@@ -506,7 +506,7 @@ def test_room_is_never_taken_from_a_library_that_can_go_away(
         if "/ld" not in path and "/libc.so" not in path:
             copy = shutil.copyfile(path, tmp_path / f"{number}.so")
             target.ask(f"loaded.append(ctypes.CDLL({str(copy)!r})._handle)")
-    for start, end in environ._tails(target.proc, target.pid):
+    for start, end in Layout(target.proc, target.pid, target.proc.maps(target.pid)).tails():
         if not belongs_to(target, start, tmp_path):
             target.ask(f"ctypes.memset({start}, 1, {end - start}) and None")
     with suppress(UnsupportedError):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.environ import Half, LiveEnvironment, layout, room_needed
+from holdover.environ import Half, LiveEnvironment, array_image, room_needed
 
 AREA = 0x5555_0000_1000
 ADDRESSES = st.integers(1, 2**64 - 1)
@@ -46,7 +46,7 @@ def test_the_room_needed_is_the_room_that_is_used(
     string = string_of(name, value)
     need = room_needed(live_with(entries), name, value)
     assert need == 8 * (len(entries) + 2) + len(string)
-    assert len(layout(half_of(need), entries, string)) == need
+    assert len(array_image(half_of(need), entries, string)) == need
 
 
 def test_room_is_counted_in_bytes_and_not_in_characters() -> None:
@@ -62,7 +62,7 @@ def test_a_layout_is_exactly_as_long_as_its_half(
     entries: tuple[int, ...], name: str, value: str, spare: int
 ) -> None:
     half = half_of(room_needed(live_with(entries), name, value) + spare)
-    assert len(layout(half, entries, string_of(name, value))) == half.size
+    assert len(array_image(half, entries, string_of(name, value))) == half.size
 
 
 @given(ENTRIES, NAMES, VALUES, SPARE)
@@ -70,7 +70,7 @@ def test_the_pointers_come_first_in_their_order_and_end_with_zero(
     entries: tuple[int, ...], name: str, value: str, spare: int
 ) -> None:
     half = half_of(room_needed(live_with(entries), name, value) + spare)
-    found = pointers(layout(half, entries, string_of(name, value)), len(entries) + 2)
+    found = pointers(array_image(half, entries, string_of(name, value)), len(entries) + 2)
     assert found[1:] == (*entries, 0)
 
 
@@ -80,7 +80,7 @@ def test_the_first_pointer_leads_to_the_string_at_the_end(
 ) -> None:
     string = string_of(name, value)
     half = half_of(room_needed(live_with(entries), name, value) + spare)
-    image = layout(half, entries, string)
+    image = array_image(half, entries, string)
     (first,) = pointers(image, 1)
     assert half.holds(first)
     assert half.holds(first + len(string) - 1)
@@ -94,7 +94,7 @@ def test_all_between_array_and_string_is_zero(
 ) -> None:
     string = string_of(name, value)
     half = half_of(room_needed(live_with(entries), name, value) + spare)
-    image = layout(half, entries, string)
+    image = array_image(half, entries, string)
     between = image[8 * (len(entries) + 1) : half.size - len(string)]
     assert len(between) == 8 + spare
     assert not between.strip(b"\0")
@@ -105,7 +105,7 @@ def test_without_a_string_the_array_is_the_entries_and_nothing_else(
     entries: tuple[int, ...], spare: int
 ) -> None:
     half = half_of(8 * (len(entries) + 1) + spare)
-    image = layout(half, entries, b"")
+    image = array_image(half, entries, b"")
     assert len(image) == half.size
     assert pointers(image, len(entries) + 1) == (*entries, 0)
     assert not image[8 * len(entries) :].strip(b"\0")

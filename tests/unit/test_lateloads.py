@@ -388,14 +388,16 @@ def test_nobody_is_hurried_when_nobody_is_waited_for(host: Host) -> None:
 
 
 def foresight(host: Host, late: LateLoads, *modules: Module) -> Foresight:
-    return Foresight(host.proc, late, host.root / "views", modules)
+    return Foresight(late, host.root / "views", modules)
 
 
 def test_process_that_cannot_be_foreseen_says_why_and_keeps_its_library_path(host: Host) -> None:
     host.loader.write_bytes(b"damaged")
     host.process(PID, LD_LIBRARY_PATH="/opt/lib")
     guest = process(id=ProcessId(PID, 1), build=build(directories=(host.root / "modules",)))
-    found = foresight(host, host.late_loads(), host.module("m")).process(guest)
+    late = host.late_loads()
+    seen, sight = late.see(guest, host.proc.maps(PID))
+    found = foresight(host, late, host.module("m")).process(seen, sight)
     assert "cannot be read" in found.unforeseen
     assert (found.own, found.late, found.library_path) == ((), (), "/opt/lib")
 

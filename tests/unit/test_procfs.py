@@ -4,6 +4,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -472,3 +473,35 @@ def test_a_lease_that_does_not_say_where_it_counts_counts_here(world: ProcFs) ->
 def test_nobody_is_dead_because_the_boot_id_cannot_be_read(proc: ProcFs) -> None:
     assert proc.world[0] == ""
     assert proc.is_alive_in(lease_of(proc, boot=BOOT)) is True
+
+
+# -- one answer for each file ----------------------------------------------------------------------
+
+
+def test_a_file_is_asked_once_however_many_links_lead_to_it(proc: ProcFs, tmp_path: Path) -> None:
+    asked: list[bytes] = []
+    other = proc.root / "43"
+    other.mkdir()
+    (tmp_path / "file").write_text("one")
+    for directory in (proc.path(PID, "link"), other / "link"):
+        directory.symlink_to(tmp_path / "file")
+
+    def read(file: BinaryIO) -> int:
+        asked.append(file.read())
+        return len(asked)
+
+    assert (proc.answer(PID, "link", read), proc.answer(43, "link", read)) == (1, 1)
+    (tmp_path / "file").write_text("two")  # in place
+    os.utime(tmp_path / "file", (0, 0))
+    assert (proc.answer(PID, "link", read), proc.answer(43, "link", read)) == (2, 2)
+    assert asked == [b"one", b"two"]
+
+
+def test_what_is_no_regular_file_is_not_asked_and_what_is_gone_has_vanished(
+    proc: ProcFs, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    proc.path(PID, "link").symlink_to(tmp_path / "fifo")
+    assert proc.answer(PID, "link", lambda file: file.read()) is None
+    with pytest.raises(VanishedError):
+        proc.answer(PID, "gone", lambda file: file.read())

@@ -144,7 +144,7 @@ def _environment(holdover: Holdover) -> str:
     with _scratch(proc, "sleep", "60") as process:
         environment.deliver(proc, process, "HOLDOVER_PROBE", Path("/nowhere"))
         with Memory(proc, process.id.pid) as memory:
-            live = read_environment(proc, process.id.pid, memory)
+            _, live = read_environment(proc, process.id.pid, memory)
             if entry_values(memory, live, "HOLDOVER_PROBE") != [b"/nowhere"]:
                 raise RefusedError("the variable did not arrive in the scratch process")
     return "tried on a scratch process"

@@ -7,7 +7,8 @@ match a program definition. Nothing is loaded, executed or sent to a process to 
 
 import glob
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Mapping as ReadOnly
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,8 +42,9 @@ from holdover.model import (
 )
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.places import places
-from holdover.procfs import DELETED, ProcFs, file_id
+from holdover.procfs import DELETED, Mapping, ProcFs, file_id
 from holdover.programs import Program
+from holdover.sight import Sight
 from holdover.stderr import Stderr
 from holdover.trust import distrust, distrust_file
 
@@ -63,8 +65,8 @@ def scan(
     installed: bool = False,
     late: LateLoads | None = None,
     stderr: Stderr | None = None,
-    known: Mapping[FileId, Build] | None = None,
-    rescued: Mapping[str, Rescued] | None = None,
+    known: ReadOnly[FileId, Build] | None = None,
+    rescued: ReadOnly[str, Rescued] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
@@ -83,8 +85,10 @@ def scan(
     builds = look.installed_builds() if installed else ()
     modules = tuple(look.modules(builds)) if late else ()
     if late:
-        foresee = Foresight(proc, late, views, modules, rescued)
-        look.processes = [foresee.process(process) for process in look.processes]
+        foresee = Foresight(late, views, modules, rescued)
+        look.processes = [
+            foresee.process(process, look.sights.get(process.id.pid)) for process in look.processes
+        ]
         builds = tuple(map(foresee.installed, builds))
     return Scan(
         processes=tuple(look.processes),
@@ -110,6 +114,10 @@ class _Look:
     unreadable: list[Unreadable] = field(default_factory=list)
     foreign: int = 0
     builds: dict[FileId, Build] = field(default_factory=dict)
+    sights: dict[int, Sight | None] = field(default_factory=dict)
+    """By pid; late loads are foreseen when all modules are known."""
+    distrusted: dict[Path, str] = field(default_factory=dict)
+    """What was asked of directories, which many processes share."""
 
     def __post_init__(self) -> None:
         self.mounts = MountTables(self.proc)
@@ -189,7 +197,12 @@ class _Look:
         """Why somebody but root may have made the executable; what is in place may be another."""
         with self.proc.open(pid, "exe") as file:
             problem = distrust_file(os.fstat(file.fileno()))
-        return problem or distrust(path.parent)
+        return problem or self._distrust_directory(path.parent)
+
+    def _distrust_directory(self, directory: Path) -> str:
+        if directory not in self.distrusted:
+            self.distrusted[directory] = distrust(directory)
+        return self.distrusted[directory]
 
     def _is_look_alike(
         self, path: Path, identity: FileId | None, build: Build, program: Program
@@ -208,8 +221,10 @@ class _Look:
         """What matters only for a process that can load late."""
         if process.build.stamp is None or process.unsupported:
             return process
-        pid = process.id.pid
-        chosen, no_environment = self._environment(pid, program)
+        pid, maps = process.id.pid, self.proc.maps(process.id.pid)
+        if self.late:
+            process, self.sights[pid] = self.late.see(process, maps)
+        chosen, no_environment = self._environment(pid, maps, program)
         poisoned_by, unheard = self._complaint(process, program)
         place = self._place(chosen)
         return replace(
@@ -221,7 +236,7 @@ class _Look:
             no_environment=no_environment,
             covered_by=self._covered_by(pid, process.build),
             mounted=self._mounted(pid, process.build),
-            loaded=frozenset(self._loaded(pid, program)),
+            loaded=frozenset(_loaded(maps, program)),
             no_mount=self._no_mount(process, no_environment),
             poisoned_by=poisoned_by,
             unheard=unheard,
@@ -251,16 +266,18 @@ class _Look:
                 self.builds[file] = read_build(executable, program)
         return self.builds[file]
 
-    def _environment(self, pid: int, program: Program) -> tuple[tuple[Path, ...] | None, str]:
+    def _environment(
+        self, pid: int, maps: Sequence[Mapping], program: Program
+    ) -> tuple[tuple[Path, ...] | None, str]:
         """Where its variable points, and why another value would not help it if so."""
         try:
             with Memory(self.proc, pid) as memory:
-                live = read_environment(self.proc, pid, memory)
+                layout, live = read_environment(self.proc, pid, memory, maps)
                 values = entry_values(memory, live, program.variable)
                 chosen = tuple(Path(os.fsdecode(value)) for value in values if value)
                 need = room_needed(live, program.variable, f"{self.views}/{'x' * _ID_LENGTH}")
                 try:
-                    find_half(self.proc, pid, memory, live, need)
+                    find_half(memory, layout, live, need)
                 except UnsupportedError as error:
                     return chosen, error.message
                 return chosen, self._distrust_chosen(chosen) or self._hidden_store(pid)
@@ -336,12 +353,6 @@ class _Look:
         mounts = parse_mountinfo(self.proc.read(pid, "mountinfo"))
         return frozenset(filter(None, (view_on(mount, self.views) for mount in mounts)))
 
-    def _loaded(self, pid: int, program: Program) -> Iterator[str]:
-        for path in {m.path.removesuffix(DELETED) for m in self.proc.maps(pid)}:
-            name = path.rpartition("/")[2].removesuffix(".so")
-            if path.endswith(".so") and program.is_module(name):
-                yield name
-
     # -- what lies on disk ---------------------------------------------------------------------
 
     def installed_builds(self) -> tuple[Installed, ...]:
@@ -379,6 +390,13 @@ class _Look:
         for directory, program in directories.items():
             for path in sorted(directory.glob("*.so")):
                 yield Module(path.stem, path, module_stamp(path, by_name[program]))
+
+
+def _loaded(maps: Sequence[Mapping], program: Program) -> Iterator[str]:
+    for path in {mapping.path.removesuffix(DELETED) for mapping in maps}:
+        name = path.rpartition("/")[2].removesuffix(".so")
+        if path.endswith(".so") and program.is_module(name):
+            yield name
 
 
 def _unknown_build(program: Program) -> Build:

@@ -18,12 +18,14 @@ from pathlib import Path
 from holdover.environ import (
     MARK,
     Half,
+    Layout,
     LiveEnvironment,
+    array_image,
     changed_since,
     entry_values,
     find_half,
-    layout,
     our_entries,
+    read_again,
     read_environment,
     room_needed,
 )
@@ -80,24 +82,26 @@ def _publish(
 ) -> None:
     pid = process.id.pid
     missed: _Change | None = None
+    layout, live = read_environment(proc, pid, memory)
     for _ in range(_ATTEMPTS):
-        live = read_environment(proc, pid, memory)
-        ours = our_entries(proc, pid, memory, live, variable)
+        ours = our_entries(memory, layout, live, variable)
         if view is None and not ours and missed is None:
             return
         others = _merge([entry for entry in live.entries if entry not in ours], missed)
-        half, image = _compose(proc, pid, memory, live, others, variable, view)
+        half, image = _compose(proc, memory, layout, live, others, variable, view)
         memory.write(half.area, MARK)
         memory.write(half.start, image)
-        if read_environment(proc, pid, memory) != live:
+        before, live = live, read_again(memory, layout)
+        if live != before:
             continue  # the process changed its environment meanwhile; look again
         memory.write_pointer(live.pointer, half.start)
         missed = changed_since(memory, live)
         if missed is None:
-            _read_back(proc, pid, memory, variable, view)
+            _read_back(memory, layout, variable, view)
             return
+        live = read_again(memory, layout)
     if missed is not None:  # it is published all the same
-        _read_back(proc, pid, memory, variable, view)
+        _read_back(memory, layout, variable, view)
         return
     raise RefusedError(f"process {pid} keeps changing its environment", hint="try again")
 
@@ -112,8 +116,8 @@ def _merge(entries: list[int], missed: _Change | None) -> tuple[int, ...]:
 
 def _compose(
     proc: ProcFs,
-    pid: int,
     memory: Memory,
+    layout: Layout,
     live: LiveEnvironment,
     others: tuple[int, ...],
     variable: str,
@@ -121,14 +125,15 @@ def _compose(
 ) -> tuple[Half, bytes]:
     """Where the new array goes, and its bytes; our entry first, so that getenv finds it first."""
     string = b"" if view is None else os.fsencode(f"{variable}={view}") + b"\0"
-    half, used_before = find_half(proc, pid, memory, live, room_needed(live, variable, str(view)))
+    pid, need = memory.pid, room_needed(live, variable, str(view))
+    half, used_before = find_half(memory, layout, live, need)
     if used_before and _is_halted(proc, pid):
         # it may have been halted in getenv, while it walked what lies there
         raise RefusedError(
             f"process {pid} had a delivery before, and is halted in the middle of its code",
             hint="try again when it runs",
         )
-    return half, layout(half, others, string)
+    return half, array_image(half, others, string)
 
 
 def _is_halted(proc: ProcFs, pid: int) -> bool:
@@ -143,9 +148,9 @@ def _is_halted(proc: ProcFs, pid: int) -> bool:
     return False
 
 
-def _read_back(proc: ProcFs, pid: int, memory: Memory, variable: str, view: Path | None) -> None:
-    values = entry_values(memory, read_environment(proc, pid, memory), variable)
+def _read_back(memory: Memory, layout: Layout, variable: str, view: Path | None) -> None:
+    values = entry_values(memory, read_again(memory, layout), variable)
     if view is not None and values[:1] != [os.fsencode(view)]:
         raise RefusedError(
-            f"process {pid} set {variable} itself at the same moment", hint="try again"
+            f"process {memory.pid} set {variable} itself at the same moment", hint="try again"
         )
