@@ -28,6 +28,7 @@ from holdover.model import (
     Holding,
     Item,
     Lease,
+    Module,
     Outcome,
     Process,
     ProcessId,
@@ -53,6 +54,8 @@ class Holdover(Looking):
     """What failed of each snapshot that was rehearsed; if not None, nothing else is delivered."""
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
+    _modules: tuple[Module, ...] | None = field(default=None, init=False)
+    """What lay on disk when we looked."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
     """What a full reading in this run found wrong with each snapshot."""
 
@@ -68,6 +71,7 @@ class Holdover(Looking):
         """Do what the plan says. With `transaction`, also hold what it is about to replace."""
         with self.writing():
             seen = self._scan(pids, installed=aim is Aim.PROTECT)
+            self._modules = seen.modules
             tidy(self.store, seen, everybody=False)
             decided = self._decide(seen, aim, touches)
             before = self.store.ids()
@@ -156,9 +160,15 @@ class Holdover(Looking):
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now, and whether that would load."""
         known = {process.executable_file: process.build}  # it is held open by the process
-        pid, late, stderr = process.id.pid, self._late, self._stderr
         seen = self._with_promises(
-            scan(*self._where, pids=[pid], known=known, late=late, stderr=stderr)
+            scan(
+                *self._where,
+                pids=[process.id.pid],
+                known=known,
+                late=self._late,
+                stderr=self._stderr,
+                modules=self._modules,
+            )
         )
         if seen.unreadable:
             raise UnreadableError(seen.unreadable[0].reason)
@@ -228,7 +238,7 @@ class Holdover(Looking):
         """Others of its build may have been led elsewhere, and it with them."""
         process = item.process
         lease = self.lease(process.id, item.snapshot, process.name, str(Delivery.RUN))
-        if lease not in self.store.leases():
+        if lease not in self.store.leases_of(process.id):
             self.store.add_lease(lease)
             self.drop_leases(process.id, but=lease)
 
@@ -255,6 +265,6 @@ class Holdover(Looking):
 
     def drop_leases(self, process: ProcessId, but: Lease | None = None) -> None:
         """The process needs nothing any more (`but` one); the caller is the writer."""
-        for lease in self.store.leases():
-            if lease.process == process and lease != but:
+        for lease in self.store.leases_of(process):
+            if lease != but:
                 self.store.drop_lease(lease)

@@ -8,6 +8,7 @@ device and inode. Whatever cannot be read is an error, never an empty answer.
 import errno
 import functools
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -158,6 +159,13 @@ class ProcFs:
         """All processes, in the kernel's order; raises `UnreadableError` without a /proc."""
         with self._root_errors():
             return [int(name) for name in os.listdir(self.root) if name.isdecimal()]
+
+    def is_process(self, pid: int) -> bool:
+        """/proc also answers for threads, though it does not list them."""
+        try:
+            return re.search(rf"^Tgid:\t{pid}$", self.read(pid, "status"), re.M) is not None
+        except ProcessError:
+            return False
 
     def threads(self, pid: int) -> list[int]:
         with self._errors(pid, "task"):

@@ -40,9 +40,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdover.durable import store_errors, sync, write_atomically
-from holdover.errors import BusyError, DamagedError, UntrustedError
+from holdover.errors import DamagedError, UntrustedError
 from holdover.fallbacks import Fallbacks
 from holdover.leads import Leads
+from holdover.locks import is_free, take
 from holdover.manifests import (
     RECORD,
     SCHEMA,
@@ -51,7 +52,7 @@ from holdover.manifests import (
     parse_record,
     unknown_snapshot,
 )
-from holdover.model import FileId, Holding, Lease, Snapshot
+from holdover.model import FileId, Holding, Lease, ProcessId, Snapshot
 from holdover.pins import Pins
 from holdover.places import places
 from holdover.released import Released
@@ -60,7 +61,6 @@ from holdover.trust import distrust
 
 __all__ = ["Store"]
 
-_LOCK_POLL = 0.02  # seconds
 T = TypeVar("T")
 
 
@@ -128,7 +128,7 @@ class Store:
             self._check_trust()
             lock = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _take(lock, time.monotonic() + timeout)
+            take(lock, time.monotonic() + timeout)
             self._sweep()
             yield
         finally:
@@ -158,7 +158,7 @@ class Store:
     def _sweep(self) -> None:
         """Remove what has no manifest: the writer that made it was killed."""
         with store_errors("clean the store"):
-            for left in (*self._staging.iterdir(), *filter(_is_left, self._rescues.iterdir())):
+            for left in (*self._staging.iterdir(), *filter(is_free, self._rescues.iterdir())):
                 _remove(left)
             for directory in self._directories[3:]:
                 for half_written in directory.glob(".*.new"):
@@ -276,6 +276,12 @@ class Store:
         with store_errors("read the leases"):
             return tuple(_read_all(parse_lease, self._leases, "[0-9]*-[0-9]*-*"))
 
+    def leases_of(self, process: ProcessId) -> tuple[Lease, ...]:
+        """The same of one process."""
+        with store_errors("read the leases"):
+            found = _read_all(parse_lease, self._leases, f"{process}-*")
+        return tuple(lease for lease in found if lease.process == process)
+
     def lease_age(self, lease: Lease) -> float:
         """Seconds since it was written; 0 if it is gone, or the clock was set back since."""
         try:
@@ -349,37 +355,12 @@ def _quick_damage(snapshot: Snapshot, view: Path) -> str:
     """What sizes and times tell without reading the files."""
     for held in snapshot.files:
         try:
-            found = (view / held.path).stat()
+            found = os.stat(f"{view}/{held.path}")  # noqa: PTH116 - a path for each takes longer
         except FileNotFoundError:
             return f"{held.path} is gone"
         if (found.st_size, found.st_mtime_ns) != (held.size, held.mtime_ns):
             return f"{held.path} was written to after it was captured from {held.origin}"
     return ""
-
-
-def _is_left(directory: Path) -> bool:
-    """Whether nobody works in it any more."""
-    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(lock)
-    return True
-
-
-def _take(lock: int, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise BusyError(
-                    "another holdover is at work", hint="try again when it has finished"
-                ) from None
-            time.sleep(_LOCK_POLL)
 
 
 def _read_all(read: Callable[[Path], T], directory: Path, pattern: str) -> list[T]:

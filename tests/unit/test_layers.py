@@ -39,7 +39,7 @@ LAYERS = {
     "definitions": ("programs", "packages", "builds"),
     "store": (
         *("store", "manifests", "staging", "pins", "released", "durable"),
-        *("fallbacks", "leads"),
+        *("fallbacks", "leads", "locks"),
     ),
     "steps": ("steps",),
     "flow": (

@@ -5,7 +5,6 @@ One walk over /proc; the link `exe` decides, and everything else is read only fo
 match a program definition. Nothing is loaded, executed or sent to a process to find out.
 """
 
-import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Mapping as ReadOnly
@@ -13,7 +12,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from holdover.builds import module_stamp, read_build
+from holdover.builds import read_build
 from holdover.complaints import failed_load
 from holdover.covering import MountTables
 from holdover.environ import entry_values, find_half, read_environment, room_needed
@@ -33,7 +32,6 @@ from holdover.model import (
     Build,
     Delivery,
     FileId,
-    Installed,
     Module,
     Process,
     Rescued,
@@ -46,6 +44,7 @@ from holdover.procfs import DELETED, Mapping, ProcFs, file_id
 from holdover.programs import Program
 from holdover.sight import Sight
 from holdover.stderr import Stderr
+from holdover.steps.ondisk import OnDisk
 from holdover.trust import distrust, distrust_file
 
 __all__ = ["scan"]
@@ -66,24 +65,27 @@ def scan(
     late: LateLoads | None = None,
     stderr: Stderr | None = None,
     known: ReadOnly[FileId, Build] | None = None,
+    modules: tuple[Module, ...] | None = None,
     rescued: ReadOnly[str, Rescued] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
     Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
     processes say about loads that failed, if there is a `stderr` to read it. `rescued` has modules
-    that lie somewhere else, by build-id. Executables in `known` are not read again.
+    that lie somewhere else, by build-id. Executables in `known` are not read again, and no modules
+    looked for if `modules` are what somebody saw a moment ago.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
-    look = _Look(proc, programs, deliveries, views, late, stderr, builds=dict(known or {}))
-    everyone = proc.pids()
-    for pid in set(pids) & set(everyone) if pids else everyone:  # /proc also answers for threads
+    on_disk = OnDisk(programs, views, known or {})
+    look = _Look(proc, programs, deliveries, views, late, stderr, on_disk)
+    for pid in filter(proc.is_process, pids) if pids else proc.pids():
         look.at(pid)
-    builds = look.installed_builds() if installed else ()
-    modules = tuple(look.modules(builds)) if late else ()
+    builds = on_disk.installed() if installed else ()
+    if modules is None:
+        modules = tuple(on_disk.modules(look.processes, builds)) if late else ()
     if late:
         foresee = Foresight(late, views, modules, rescued)
         look.processes = [
@@ -110,10 +112,10 @@ class _Look:
     late: LateLoads | None
     """Keeps the time that is spent on each user."""
     stderr: Stderr | None
+    on_disk: OnDisk
     processes: list[Process] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     foreign: int = 0
-    builds: dict[FileId, Build] = field(default_factory=dict)
     sights: dict[int, Sight | None] = field(default_factory=dict)
     """By pid; late loads are foreseen when all modules are known."""
     distrusted: dict[Path, str] = field(default_factory=dict)
@@ -208,7 +210,7 @@ class _Look:
         self, path: Path, identity: FileId | None, build: Build, program: Program
     ) -> bool:
         """Stamps do not tell the build of the file at `path` from `build`, its build-id does."""
-        there = self._installed_build(path, identity, program) if identity else None
+        there = self.on_disk.build_at(path, identity, program) if identity else None
         return there is not None and there.stamp == build.stamp and there.build_id != build.build_id
 
     def _changed_its_root(self, pid: int, executable: Path) -> bool:
@@ -261,10 +263,11 @@ class _Look:
         return b"\0" + self.proc.read(pid, "cmdline").encode("utf-8", "surrogateescape")
 
     def _build(self, pid: int, file: FileId, program: Program) -> Build:
-        if file not in self.builds:
+        builds = self.on_disk.builds
+        if file not in builds:
             with self.proc.open(pid, "exe") as executable:
-                self.builds[file] = read_build(executable, program)
-        return self.builds[file]
+                builds[file] = read_build(executable, program)
+        return builds[file]
 
     def _environment(
         self, pid: int, maps: Sequence[Mapping], program: Program
@@ -352,44 +355,6 @@ class _Look:
             return frozenset()
         mounts = parse_mountinfo(self.proc.read(pid, "mountinfo"))
         return frozenset(filter(None, (view_on(mount, self.views) for mount in mounts)))
-
-    # -- what lies on disk ---------------------------------------------------------------------
-
-    def installed_builds(self) -> tuple[Installed, ...]:
-        """Every executable with a stamp where the definitions say that packages put them."""
-        found: dict[FileId, Installed] = {}
-        for program in self.programs:
-            for path in (Path(p) for pattern in program.installed for p in glob.glob(pattern)):
-                identity = file_id(path)
-                build = self._installed_build(path, identity, program) if identity else None
-                if identity and build and build.stamp:
-                    found.setdefault(identity, Installed(path, build))
-        return tuple(found.values())
-
-    def _installed_build(self, path: Path, identity: FileId, program: Program) -> Build | None:
-        if identity not in self.builds:
-            try:
-                with path.open("rb") as file:
-                    self.builds[identity] = read_build(file, program)
-            except (OSError, ElfError):
-                return None  # a wrapper script, or nothing that could ever run
-        return self.builds[identity]
-
-    def modules(self, installed: tuple[Installed, ...]) -> Iterator[Module]:
-        directories = {
-            directory: build.program
-            for build in (*(p.build for p in self.processes), *(i.build for i in installed))
-            for directory in build.directories
-        } | {
-            directory: process.build.program
-            for process in self.processes
-            for directory in process.chosen
-            if directory.parent != self.views and not distrust(directory)
-        }
-        by_name = {program.name: program for program in self.programs}
-        for directory, program in directories.items():
-            for path in sorted(directory.glob("*.so")):
-                yield Module(path.stem, path, module_stamp(path, by_name[program]))
 
 
 def _loaded(maps: Sequence[Mapping], program: Program) -> Iterator[str]:

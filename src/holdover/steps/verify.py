@@ -29,6 +29,8 @@ def verify(proc: ProcFs, process: Process, holding: Holding, directory: Path) ->
             return f"{directory} cannot be entered by its user: {closed} does not let others in"
         if os.statvfs(seen).f_flag & os.ST_NOEXEC:
             return f"{directory} is mounted noexec in its mount namespace"
+        if _sees_what_we_see(proc, pid):
+            return ""
         with _opened(seen) as inside, _opened(holding.view) as here:
             for held in holding.snapshot.files:
                 found, expected = (os.stat(held.path, dir_fd=d) for d in (inside, here))  # noqa: PTH116
@@ -37,6 +39,14 @@ def verify(proc: ProcFs, process: Process, holding: Holding, directory: Path) ->
     except (ProcessError, OSError) as error:
         return f"{directory} cannot be seen from it: {error}"
     return ""
+
+
+def _sees_what_we_see(proc: ProcFs, pid: int) -> bool:
+    """Then every path leads it to where it leads us."""
+    us = proc.own_pid
+    if proc.namespace(pid) != proc.namespace(us):
+        return False
+    return all(ask(pid, "root") == ask(us, "root") for ask in (proc.link, proc.file_of))
 
 
 @contextmanager
