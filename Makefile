@@ -35,7 +35,7 @@ test-distributions: $(READY) lab-packages package-tools
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs
 bench: $(READY) lab-packages
-	@$(BIN)/python -m bench $(BENCH_OPTIONS)
+	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 check: $(READY)
 	$(BIN)/ruff check .

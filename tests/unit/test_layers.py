@@ -237,7 +237,7 @@ def test_what_is_confined_is_used_at_all(package: str) -> None:
     assert package in used
 
 
-@pytest.mark.parametrize("directory", ["src", "tests", "bench", "manual"])
+@pytest.mark.parametrize("directory", ["src", "tests", "benchmarks", "manual"])
 def test_every_file_begins_with_the_licence(directory: str) -> None:
     files = [
         Source(str(path.relative_to(REPOSITORY)), path.read_text())

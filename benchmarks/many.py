@@ -4,12 +4,13 @@
 import json
 from dataclasses import dataclass
 
-from bench.measure import PYTHON, TIME_COLUMNS, Command, Series, Stopwatch, time_cells
+from benchmarks.measure import PYTHON, TIME_COLUMNS, Command, Series, Stopwatch, time_cells
+from benchmarks.report import Bench, Table
 from holdover.demo.archive import QEMU_PACKAGES, qemu_builds
 from holdover.demo.guest import Guest
 from holdover.errors import CommandError
 
-__all__ = ["Many", "measure_many"]
+__all__ = ["measure"]
 
 PROCESSES = 500
 GUESTS = 50
@@ -30,7 +31,7 @@ export DPKG_FRONTEND_LOCKED=true DPKG_HOOK_ACTION=unpack"""
 class Many:
     series: tuple[Series, ...]
 
-    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def tables(self) -> list[Table]:
         rows = [
             (
                 series.name,
@@ -41,7 +42,7 @@ class Many:
             for series in self.series
         ]
         columns = (*TIME_COLUMNS[:4], "TIMES PYTHON'S START", TIME_COLUMNS[-1])
-        return ("COMMAND", *columns, "AIM", "MET"), rows
+        return [Table("A busy machine", ("COMMAND", *columns, "AIM", "MET"), rows)]
 
     def _met(self, series: Series) -> str:
         return "yes" if series.seconds.median <= AIMS[series.name] else "no"
@@ -50,7 +51,12 @@ class Many:
         return [{**s.json(), "aim_seconds": AIMS.get(s.name)} for s in self.series]
 
 
-def measure_many(watch: Stopwatch, rounds: int) -> Many:
+def measure(bench: Bench) -> Many:
+    with bench.watch() as watch:
+        return _measure(watch, bench.rounds)
+
+
+def _measure(watch: Stopwatch, rounds: int) -> Many:
     """Ends with the upgrade of QEMU, so nothing can be measured in that root afterwards."""
     root = watch.root
     root.run("holdover", "enable")

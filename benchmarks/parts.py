@@ -6,11 +6,13 @@ done within another: hashing is a part of holding.
 """
 
 import json
+from dataclasses import dataclass
 
-from bench.measure import PYTHON, Stopwatch
+from benchmarks.measure import PYTHON, Stopwatch
+from benchmarks.report import Bench, Table
 from holdover.demo.guest import Guest
 
-__all__ = ["measure_parts"]
+__all__ = ["measure"]
 
 PARTS = {
     "loading Python modules": "importlib._bootstrap>:_find_and_load",
@@ -37,8 +39,25 @@ print(json.dumps({"total": stats.total_tt, "parts": parts}))
 """
 
 
-def measure_parts(watch: Stopwatch) -> dict[str, float]:
-    """Share of the whole, 0 to 1, for each of `PARTS`."""
+@dataclass(frozen=True)
+class Parts:
+    shares: dict[str, float]
+    """Of the whole, 0 to 1, for each of `PARTS`."""
+
+    def tables(self) -> list[Table]:
+        rows = [(part, f"{share:.0%}") for part, share in self.shares.items()]
+        return [Table("Where the time goes", ("PART OF PROTECT, UNDER A PROFILER", "SHARE"), rows)]
+
+    def json(self) -> dict[str, float]:
+        return self.shares
+
+
+def measure(bench: Bench) -> Parts:
+    with bench.watch() as watch:
+        return Parts(_measure(watch))
+
+
+def _measure(watch: Stopwatch) -> dict[str, float]:
     root, profile = watch.root, "/tmp/bench/profile"
     guest = Guest.start(root, "profiled")
     command = ("/usr/bin/holdover", "protect", str(guest.pid))

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure import TIME_COLUMNS, Command, Run, Series, Stopwatch, time_cells
+from benchmarks.measure import TIME_COLUMNS, Command, Run, Series, Stopwatch, time_cells
+from benchmarks.report import Bench, Table
 from holdover.demo.archive import QEMU_PACKAGES, qemu_builds
 from holdover.demo.guest import Guest
 from holdover.errors import CommandError
 
-__all__ = ["Protecting", "measure_protecting"]
+__all__ = ["measure"]
 
 PROTECT = "holdover protect"
 HOOK = "the hook line that apt runs"
@@ -44,7 +45,7 @@ class Protecting:
     """The same when QEMU has been upgraded."""
     series: tuple[Series, ...]
 
-    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def tables(self) -> list[Table]:
         rows = [
             (
                 series.name,
@@ -55,9 +56,10 @@ class Protecting:
             )
             for series in self.series
         ]
-        return ("COMMAND", *TIME_COLUMNS, "PEAK", "AIM", "MET"), rows
+        columns = ("COMMAND", *TIME_COLUMNS, "PEAK", "AIM", "MET")
+        return [Table("The first guest of a build", columns, rows), self._sizes()]
 
-    def size_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def _sizes(self) -> Table:
         aim = f"{AIM_WRITTEN / 1e6:.0f} MB"
         rows: list[tuple[str, ...]] = [
             ("modules held", str(self.modules), "", ""),
@@ -68,7 +70,7 @@ class Protecting:
             ("on the disk for holdover alone", _megabytes(self.held), "", ""),
             ("the same after QEMU's upgrade", _megabytes(self.held_after), "", ""),
         ]
-        return ("ONE BUILD", "FIGURE", "AIM", "MET"), rows
+        return Table("What is held of it", ("ONE BUILD", "FIGURE", "AIM", "MET"), rows)
 
     def json(self) -> dict[str, object]:
         commands = [
@@ -95,7 +97,12 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def measure_protecting(watch: Stopwatch, rounds: int) -> Protecting:
+def measure(bench: Bench) -> Protecting:
+    with bench.watch() as watch:
+        return _measure(watch, bench.rounds)
+
+
+def _measure(watch: Stopwatch, rounds: int) -> Protecting:
     """Ends with the upgrade of QEMU, so nothing can be measured in that root afterwards."""
     root = watch.root
     root.run("holdover", "enable")

@@ -4,12 +4,14 @@
 import json
 from dataclasses import dataclass
 
-from bench.measure import TIME_COLUMNS, Command, Series, Stopwatch, time_cells
+from benchmarks.measure import TIME_COLUMNS, Command, Series, Stopwatch, time_cells
+from benchmarks.report import Bench, Table
+from holdover.cli.output import human_bytes
 from holdover.demo.archive import QEMU_PACKAGES, qemu_builds
 from holdover.demo.guest import Guest
 from holdover.errors import CommandError
 
-__all__ = ["Rescuing", "measure_rescuing"]
+__all__ = ["measure"]
 
 CACHED = "holdover rescue, packages in apt's cache"
 UNREHEARSED = "the same, --no-rehearsal"
@@ -25,15 +27,21 @@ class Rescuing:
     series: tuple[Series, ...]
     downloaded: int
 
-    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def tables(self) -> list[Table]:
         rows = [(series.name, *time_cells(series, self.series[0])) for series in self.series]
-        return ("COMMAND", *TIME_COLUMNS), rows
+        title = f"A rescue; {human_bytes(self.downloaded)} downloaded where they were"
+        return [Table(title, ("COMMAND", *TIME_COLUMNS), rows)]
 
     def json(self) -> dict[str, object]:
         return {"series": [s.json() for s in self.series], "downloaded_bytes": self.downloaded}
 
 
-def measure_rescuing(watch: Stopwatch, rounds: int) -> Rescuing:
+def measure(bench: Bench) -> Rescuing:
+    with bench.watch() as watch:
+        return _measure(watch, bench.rounds)
+
+
+def _measure(watch: Stopwatch, rounds: int) -> Rescuing:
     """Begins with the upgrade of QEMU, so nothing else can be measured in that root."""
     root = watch.root
     guest = Guest.start(root, "rescued")

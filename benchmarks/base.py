@@ -7,7 +7,8 @@ from holdover.looking import Progress
 
 __all__ = ["BENCH"]
 
-_NEIGHBOURS = ("pax-utils", "libtree", "needrestart")  # ldd is in libc-bin
+# ldd is in libc-bin, checkrestart in debian-goodies
+_NEIGHBOURS = ("pax-utils", "libtree", "needrestart", "debian-goodies", "lsof", "gdb")
 
 
 def _fill(root: ThrowawayRoot, progress: Progress) -> None:

@@ -3,10 +3,11 @@
 
 from dataclasses import dataclass
 
-from bench.measure import PYTHON, TIME_COLUMNS, Command, Series, Stopwatch, ratios, time_cells
+from benchmarks.measure import PYTHON, TIME_COLUMNS, Command, Series, Stopwatch, ratios, time_cells
+from benchmarks.report import Bench, Table
 from holdover.errors import CommandError
 
-__all__ = ["Closures", "measure_closures"]
+__all__ = ["measure"]
 
 OURS = "holdover"
 # how many times as long as ours they should take
@@ -31,7 +32,7 @@ class Closures:
         aim = AIMS.get(series.name)
         return None if aim is None else ratios(series, self.ours).median >= aim
 
-    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def tables(self) -> list[Table]:
         rows = [
             (
                 series.name,
@@ -41,7 +42,8 @@ class Closures:
             )
             for series in self.series
         ]
-        return ("COMMAND", *TIME_COLUMNS, "AIM", "MET"), rows
+        title = f"Closure of {self.modules} modules: {self.libraries} libraries, all agree"
+        return [Table(title, ("COMMAND", *TIME_COLUMNS, "AIM", "MET"), rows)]
 
     def json(self) -> dict[str, object]:
         entries = [
@@ -57,7 +59,12 @@ class Closures:
         return {"modules": self.modules, "libraries": self.libraries, "commands": entries}
 
 
-def measure_closures(watch: Stopwatch, rounds: int) -> Closures:
+def measure(bench: Bench) -> Closures:
+    with bench.watch() as watch:
+        return _measure(watch, bench.rounds)
+
+
+def _measure(watch: Stopwatch, rounds: int) -> Closures:
     """Raises `CommandError` if they do not find the same: then their times say nothing."""
     modules = watch.root.run("sh", "-c", "realpath /usr/lib/*/qemu/*.so").stdout.split()
     commands = {
