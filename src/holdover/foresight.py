@@ -32,7 +32,6 @@ class Foresight:
         self.rescued = rescued or {}
         self.view_files = {file_id(view): view for view in views.glob("*")}
         self._own: dict[tuple[object, ...], tuple[Module, ...]] = {}
-        self._held: dict[Path, tuple[Module, ...]] = {}
 
     def process(self, process: Process, sight: Sight | None) -> Process:
         """`sight` is the linker's view of it; without one, why is known."""
@@ -45,7 +44,7 @@ class Foresight:
                     sight, self._on_disk(build, directories(process, self.views))
                 )
                 view = self._view(process)
-                late = self.late.of(sight, self._modules_in(view), view) if view else on_disk
+                late = self.late.of(sight, self.late.modules_in(view), view) if view else on_disk
                 if not view and process.fallback:
                     late = self._with_fallback(sight, on_disk, process.fallback)
                 process = replace(process, own=on_disk, late=late)
@@ -87,7 +86,7 @@ class Foresight:
         self, sight: Sight, on_disk: tuple[LateLoad, ...], view: Path
     ) -> tuple[LateLoad, ...]:
         """What lies on disk comes first, and if it does not load, it is as if it were not there."""
-        last = {late.name: late for late in self.late.of(sight, self._modules_in(view), view)}
+        last = {late.name: late for late in self.late.of(sight, self.late.modules_in(view), view)}
         first = {late.name: late for late in on_disk if not late.problem}
         return tuple((last | first).values())
 
@@ -97,13 +96,6 @@ class Foresight:
             return replace(found, own=self.late.of(self.late.installed(found.path), own))
         except (HoldoverError, OSError) as error:
             return replace(found, unforeseen=str(error))
-
-    def _modules_in(self, view: Path) -> tuple[Module, ...]:
-        """Without the decoys, which are empty."""
-        if view not in self._held:
-            paths = [path for path in sorted(view.glob("*.so")) if path.stat().st_size]
-            self._held[view] = tuple(Module(path.stem, path, "") for path in paths)
-        return self._held[view]
 
 
 def _with_origin(late: LateLoad, origins: Mapping[Path, str]) -> LateLoad:

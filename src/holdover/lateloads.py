@@ -65,6 +65,7 @@ class LateLoads:
         self._files: dict[tuple[int, Path], Libraries] = {}
         self._sights: dict[_Key | Path, Sight] = {}
         self._beside: dict[tuple[Sight, Path], Sight] = {}
+        self._views: dict[Path, tuple[Module, ...]] = {}
         self._late: dict[tuple[int, Path], LateLoad] = {}
         self._origins: dict[Path, tuple[Path, str]] = {}
         self._distrusted: dict[Path, str] = {}
@@ -84,6 +85,13 @@ class LateLoads:
                 self._late[key] = self._late_load(sight, module, modules, view)
             found.append(self._late[key])
         return tuple(found)
+
+    def modules_in(self, view: Path) -> tuple[Module, ...]:
+        """Of a view, which is never changed: without the decoys, which are empty."""
+        if view not in self._views:
+            paths = [path for path in sorted(view.glob("*.so")) if path.stat().st_size]
+            self._views[view] = tuple(Module(path.stem, path, "") for path in paths)
+        return self._views[view]
 
     @contextmanager
     def on_behalf_of(self, pid: int) -> Iterator[None]:

@@ -95,7 +95,7 @@ def executable(proc: ProcFs, pid: int, maps: Sequence[Mapping]) -> Loaded:
 
 def libc(proc: ProcFs, pid: int, maps: Sequence[Mapping]) -> Loaded:
     """The one glibc of the process; raises `UnsupportedError` if there is none, or a second."""
-    named = {mapping.file for mapping in maps if _LIBC.search(mapping.path)}
+    named = {m.file for m in maps if "/libc" in m.path and _LIBC.search(m.path)}
     found = [
         loaded
         for mapping, own in _mapped_code(m for m in maps if m.file in named)

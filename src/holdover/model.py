@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = [
     "ProcessId",
@@ -48,8 +49,7 @@ class ProcessId:
         return f"{self.pid}-{self.start_time}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class FileId:
+class FileId(NamedTuple):  # a look at a host makes, hashes and compares a hundred thousand
     device: int
     inode: int
 
@@ -110,6 +110,9 @@ class LateLoad:
     """What it needs and must not be held, each with the reason."""
     origin: str = ""
     """As in `Needed`."""
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # those of a build are asked for by the thousand
 
 
 @dataclass(frozen=True, slots=True)

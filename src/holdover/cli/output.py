@@ -3,6 +3,7 @@
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,6 @@ COLOURS = {
     "refused": "yellow",
     "guest died": "bold red",
 }
-_WIDE = 100_000  # columns; what is not read on a terminal is never wrapped
 
 
 def print_json(value: Any) -> None:
@@ -41,19 +41,39 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
     """Aligned columns; the last one may wrap on a terminal, and nowhere else."""
+    cells = [tuple(map(printable, row)) for row in rows]
+    if title:
+        print(title)
+    if sys.stdout.isatty():
+        _print_on_terminal(columns, cells)
+        return
+    # what nobody reads on a terminal needs no rich, which takes as long as to look at 20 guests
+    lines = [tuple(columns), *cells]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (c + " " * (w - _width(c)) for c, w in zip(line, widths, strict=True))
+        print("  ".join(padded).rstrip())
+
+
+def _width(cell: str) -> int:
+    """In columns of a terminal."""
+    if cell.isascii():
+        return len(cell)
+    seen = [character for character in cell if not unicodedata.combining(character)]
+    return len(seen) + sum(unicodedata.east_asian_width(character) in "WF" for character in seen)
+
+
+def _print_on_terminal(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else _WIDE, highlight=False)
+    console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=column != columns[-1], overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell), style=COLOURS.get(cell, "")) for cell in row))
-    if title:
-        print(title)
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
     with console.capture() as capture:
         console.print(table)
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
