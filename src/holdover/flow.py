@@ -54,7 +54,7 @@ class Holdover(Looking):
     """What failed of each snapshot that was rehearsed; if not None, nothing else is delivered."""
     _taken: dict[tuple[object, ...], str] = field(default_factory=dict, init=False)
     """Snapshots taken in this run, by what was wanted."""
-    _modules: tuple[Module, ...] | None = field(default=None, init=False)
+    _modules: tuple[Module, ...] = field(default=(), init=False)
     """What lay on disk when we looked."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
     """What a full reading in this run found wrong with each snapshot."""
@@ -159,15 +159,14 @@ class Holdover(Looking):
 
     def _look_again(self, process: Process) -> Item:
         """What the process is pointed at now, and whether that would load."""
-        known = {process.executable_file: process.build}  # it is held open by the process
+        before = Scan((process,), self._modules)  # it holds its executable open
         seen = self._with_promises(
             scan(
                 *self._where,
                 pids=[process.id.pid],
-                known=known,
                 late=self._late,
                 stderr=self._stderr,
-                modules=self._modules,
+                before=before,
             )
         )
         if seen.unreadable:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from holdover.errors import HoldoverError
 from holdover.lateloads import LateLoads
-from holdover.model import Build, Installed, LateLoad, Module, Process, Rescued
+from holdover.model import Build, Installed, LateLoad, Module, Process, Rescued, Scan
 from holdover.procfs import file_id
 from holdover.search import directories, first_found
 from holdover.sight import Sight
@@ -32,6 +32,14 @@ class Foresight:
         self.rescued = rescued or {}
         self.view_files = {file_id(view): view for view in views.glob("*")}
         self._own: dict[tuple[object, ...], tuple[Module, ...]] = {}
+
+    def scan(self, seen: Scan, sights: Mapping[int, Sight | None]) -> Scan:
+        """With all that is foreseen; `sights` are by pid."""
+        processes = (
+            self.process(process, sights.get(process.id.pid)) for process in seen.processes
+        )
+        installed = map(self.installed, seen.installed)
+        return replace(seen, processes=tuple(processes), installed=tuple(installed))
 
     def process(self, process: Process, sight: Sight | None) -> Process:
         """`sight` is the linker's view of it; without one, why is known."""

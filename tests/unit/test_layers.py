@@ -36,7 +36,7 @@ LAYERS = {
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
         *("stderr", "qmp", "concern"),
     ),
-    "definitions": ("programs", "packages", "builds"),
+    "definitions": ("programs", "packages", "builds", "ondisk"),
     "store": (
         *("store", "manifests", "staging", "pins", "released", "durable"),
         *("fallbacks", "leads", "locks"),

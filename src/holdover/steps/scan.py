@@ -32,19 +32,18 @@ from holdover.model import (
     Build,
     Delivery,
     FileId,
-    Module,
     Process,
     Rescued,
     Scan,
     Unreadable,
 )
 from holdover.mounts import parse_mountinfo, view_on
+from holdover.ondisk import OnDisk
 from holdover.places import places
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id
 from holdover.programs import Program
 from holdover.sight import Sight
 from holdover.stderr import Stderr
-from holdover.steps.ondisk import OnDisk
 from holdover.trust import distrust, distrust_file
 
 __all__ = ["scan"]
@@ -64,41 +63,33 @@ def scan(
     installed: bool = False,
     late: LateLoads | None = None,
     stderr: Stderr | None = None,
-    known: ReadOnly[FileId, Build] | None = None,
-    modules: tuple[Module, ...] | None = None,
+    before: Scan | None = None,
     rescued: ReadOnly[str, Rescued] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
     Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
     processes say about loads that failed, if there is a `stderr` to read it. `rescued` has modules
-    that lie somewhere else, by build-id. Executables in `known` are not read again, and no modules
-    looked for if `modules` are what somebody saw a moment ago.
+    that lie somewhere else, by build-id. The executables of `before` are not read again, and neither
+    are modules, if it has some.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
-    on_disk = OnDisk(programs, views, known or {})
+    known = {p.executable_file: p.build for p in before.processes} if before else {}
+    on_disk = OnDisk(programs, views, known)
     look = _Look(proc, programs, deliveries, views, late, stderr, on_disk)
     for pid in filter(proc.is_process, pids) if pids else proc.pids():
         look.at(pid)
     builds = on_disk.installed() if installed else ()
-    if modules is None:
-        modules = tuple(on_disk.modules(look.processes, builds)) if late else ()
-    if late:
-        foresee = Foresight(late, views, modules, rescued)
-        look.processes = [
-            foresee.process(process, look.sights.get(process.id.pid)) for process in look.processes
-        ]
-        builds = tuple(map(foresee.installed, builds))
-    return Scan(
-        processes=tuple(look.processes),
-        modules=modules,
-        installed=builds,
-        foreign=look.foreign,
-        unreadable=tuple(look.unreadable),
-    )
+    seen = Scan(tuple(look.processes), (), builds, look.foreign, tuple(look.unreadable))
+    if late is None:
+        return seen
+    modules = before.modules if before else ()
+    modules = modules or tuple(on_disk.modules(seen.processes, builds))
+    foresight = Foresight(late, views, modules, rescued)
+    return foresight.scan(replace(seen, modules=modules), look.sights)
 
 
 @dataclass
