@@ -155,6 +155,7 @@ class Holdover(Looking):
         if self.proven is not None:
             raise RefusedError("what would be preloaded is not rehearsed")
         self._late = LateLoads(self.proc, deep=True, patience=self.patience)  # nothing is tried
+        self._modules = ()  # what lies on disk now is what counts
         return preload_modules(self.proc, process, self.program_of(process), self._look_again)
 
     def _look_again(self, process: Process) -> Item:

@@ -70,8 +70,8 @@ def scan(
 
     Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
     processes say about loads that failed, if there is a `stderr` to read it. `rescued` has modules
-    that lie somewhere else, by build-id. The executables of `before` are not read again, and neither
-    are modules, if it has some.
+    that lie somewhere else, by build-id. The executables of `before` are not read again, nor are
+    modules, if it has some.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
