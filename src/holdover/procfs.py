@@ -24,6 +24,7 @@ __all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "mapped_name"]
 __all__ += ["Stat", "parse_maps", "parse_stat"]
 
 DELETED = " (deleted)"
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (.+)$", re.MULTILINE)
 _MAX_TEXT = 1 << 26  # bytes: a process may say that its environment is as long as its memory
 T = TypeVar("T")
 
@@ -56,16 +57,17 @@ class Stat:
 def parse_maps(text: str) -> tuple[Mapping, ...]:
     """Parse /proc/PID/maps; raises `MalformedError` for a line that is none."""
     # only a newline ends a line: names hold whatever else str.splitlines() takes for one
-    return tuple(_parse_mapping(line) for line in text.removesuffix("\n").split("\n") if text)
-
-
-def _parse_mapping(line: str) -> Mapping:
+    lines = _MAPPING.findall(text)
+    if len(lines) != text.removesuffix("\n").count("\n") + bool(text):
+        wrong = next(line for line in text.split("\n") if not _MAPPING.fullmatch(line))
+        raise MalformedError(f"a line of maps makes no sense: {wrong!r}")
     try:
-        span, _, rest = line.partition(" ")
-        start, end = span.split("-")
-        return Mapping(int(start, 16), int(end, 16), *_parse_mapped(rest))
+        return tuple(
+            Mapping(int(start, 16), int(end, 16), *_parse_mapped(rest))
+            for start, end, rest in lines
+        )
     except (ValueError, OverflowError) as error:
-        raise MalformedError(f"a line of maps makes no sense: {line!r}") from error
+        raise MalformedError(f"maps make no sense: {error}") from error
 
 
 @functools.lru_cache(maxsize=2048)  # all processes of a build map the same, and elsewhere
@@ -164,7 +166,7 @@ class ProcFs:
     def is_process(self, pid: int) -> bool:
         """/proc also answers for threads, though it does not list them."""
         try:
-            return re.search(rf"^Tgid:\t{pid}$", self.read(pid, "status"), re.M) is not None
+            return f"\nTgid:\t{pid}\n" in self.read(pid, "status")
         except ProcessError:
             return False
 
