@@ -143,6 +143,14 @@ def test_sources_that_go_without_signatures_are_left_out() -> None:
     assert third.keys.startswith("\n -----BEGIN PGP")
 
 
+def test_line_of_a_key_is_no_file_of_keys() -> None:
+    ours, third = sources.parse_deb822(DEB822.replace(" abc", " /abc/debian-archive-keys"))
+    assert sources.key_files(ours.keys) == ("/usr/share/keyrings/debian-archive-keyring.gpg",)
+    assert sources.key_files("/a.gpg,/b.gpg 0123ABCD") == ("/a.gpg", "/b.gpg")
+    assert sources.key_files(third.keys) == ()
+    assert sources.keys_for((ours, third), "http://third/party/") == third.keys
+
+
 def test_same_mirror_for_another_release() -> None:
     targets = sources.parse_targets(TARGETS)
     assert len(targets) == 1

@@ -17,6 +17,7 @@ from holdover.packages.fetch.aptsources import (
     Entry,
     Target,
     codenames,
+    key_files,
     keys_for,
     own_codename,
     stanza,
@@ -141,7 +142,7 @@ class Indexes:
 
     def _all_keys(self) -> str:
         """Who vouches for any source of the machine vouches for what was brought."""
-        files = {w for e in self.host.entries for w in e.keys.split() if w.startswith("/")}
+        files = {file for entry in self.host.entries for file in key_files(entry.keys)}
         if any(not entry.keys for entry in self.host.entries):
             files |= {str(p) for p in _TRUSTED.glob("*") if p.suffix in (".gpg", ".asc")}
         return " ".join(sorted(files))
