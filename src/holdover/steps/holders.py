@@ -2,7 +2,7 @@
 """Find modules of a replaced build that this machine still has: mapped, or saved by others.
 
 What a process has mapped is a file that was installed here, whatever became of its name; only root
-could have put it there, or it is passed over.
+could have put it there and given it that name, or it is passed over.
 """
 
 import os
@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from holdover import linux
 from holdover.builds import read_module_stamp
 from holdover.errors import ElfError, ProcessError
 from holdover.model import Build, Module, Process
+from holdover.mounted import mounts_of_root
 from holdover.procfs import DELETED, ProcFs
 from holdover.programs import Program
 from holdover.trust import distrust, distrust_file
@@ -40,13 +42,18 @@ def modules_on_this_machine(
 
 
 def _mapped(proc: ProcFs, process: Process, program: Program) -> Iterator[tuple[str, BinaryIO]]:
+    mounts = mounts_of_root(proc, process.id.pid)
     for mapping in proc.maps(process.id.pid):
         path = mapping.path.removesuffix(DELETED)
         name = path.rpartition("/")[2].removesuffix(".so")
         if path.endswith(".so") and program.is_module(name) and not distrust(Path(path).parent):
             file = proc.open_mapped(process.id.pid, mapping)
-            if file is not None:
+            if file is None:
+                continue
+            if linux.mount_id(file.fileno()) in mounts:
                 yield name, file
+            else:
+                file.close()
 
 
 def _is_own(file: BinaryIO, program: Program, build: Build) -> bool:
