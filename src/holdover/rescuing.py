@@ -7,11 +7,13 @@ A process that cannot be rescued stays defused: its late loads fail, and do not 
 poisoned is left untouched. Nothing is installed, and what was got runs in a rehearsal only.
 """
 
+import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdover.builds import read_module_stamp
+from holdover.durable import store_errors
 from holdover.errors import ElfError, HoldoverError, MissingError, RefusedError
 from holdover.flow import Holdover
 from holdover.judging import Judge
@@ -44,6 +46,9 @@ class Rescue:
 
     def has_failed(self, item: Item) -> bool:
         return self.outcomes[item.process.id.pid].failed
+
+    def is_settled(self, item: Item) -> bool:
+        return self.is_protected(item) or self.has_failed(item)
 
     def fail(self, items: Iterable[Item], error: HoldoverError) -> None:
         """They stay as they are, and it is said why."""
@@ -89,13 +94,19 @@ def rescue(
     needy = [item for item in needy if not done.has_failed(item)]
     _carry_out(done, holdover, Aim.CATCH_UP, _held(holdover, needy))
     needy = [item for item in needy if not done.is_protected(item)]
-    if needy:
-        with holdover.store.rescuing(holdover.lock_timeout) as place:
-            _find_all(done, holdover, seen, needy, sources, place)
-            found = [item for item in needy if item.process.build.build_id in holdover.rescued]
-            _carry_out(done, holdover, Aim.CATCH_UP, found, rehearse=rehearse)
-            holdover.rescued.clear()
-    holdover.collect()  # the decoys of those that were defused first
+    try:
+        if needy:
+            with holdover.store.rescuing(holdover.lock_timeout) as place:
+                _find_all(done, holdover, seen, needy, sources, place)
+                found = [item for item in needy if item.process.build.build_id in holdover.rescued]
+                _carry_out(done, holdover, Aim.CATCH_UP, found, rehearse=rehearse)
+    except HoldoverError as error:  # what was done before it is told all the same
+        done.fail((item for item in needy if not done.is_settled(item)), error)
+    holdover.rescued.clear()
+    try:
+        holdover.collect()  # the decoys of those that were defused first
+    except HoldoverError as error:
+        done.take_note(error)
     return done
 
 
@@ -134,8 +145,10 @@ def _carry_out(
 ) -> None:
     pids = [item.process.id.pid for item in items]
     if pids:  # none would stand for all
-        carry_out = carry_out_proven if rehearse else Holdover.carry_out
-        for outcome in carry_out(holdover, aim, pids).outcomes:
+        result = (
+            carry_out_proven(holdover, aim, pids) if rehearse else holdover.carry_out(aim, pids)
+        )
+        for outcome in result.outcomes:
             done.outcomes[outcome.process.id.pid] = outcome
 
 
@@ -157,9 +170,11 @@ def _find_all(
     for number, (build_id, items) in enumerate(builds.items()):
         search = _Search(done, holdover, items, sources, place / str(number))
         try:
-            holdover.rescued[build_id] = search.find(seen.processes)
+            with store_errors(f"look for the files of build {build_id}"):
+                holdover.rescued[build_id] = search.find(seen.processes)
         except HoldoverError as error:
             holdover.rescued.pop(build_id, None)
+            shutil.rmtree(search.place, ignore_errors=True)  # the next build may need the room
             done.fail(items, error)
 
 
@@ -237,17 +252,21 @@ class _Search:
         place = self.place / ("system" if dependencies else "build")
         place.mkdir()
         progress = self.holdover.progress
-        return fetch(wanted, place, self.sources, dependencies=dependencies, progress=progress)
+        try:
+            return fetch(wanted, place, self.sources, dependencies=dependencies, progress=progress)
+        except HoldoverError:
+            shutil.rmtree(place, ignore_errors=True)  # what is found without it may need the room
+            raise
 
     def _modules_in(self, root: Path) -> Iterator[Module]:
         """Those that carry the stamp."""
         for directory in self.build.directories:
             for path in sorted((root / directory.relative_to("/")).glob("*.so")):
-                with path.open("rb") as file:
-                    try:
+                try:
+                    with path.open("rb") as file:
                         stamp = read_module_stamp(file, self.program)
-                    except ElfError:
-                        continue
+                except (OSError, ElfError):  # a link to what was not unpacked, or no module
+                    continue
                 if stamp == self.build.stamp:
                     yield Module(path.stem, path, stamp)
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose mounts give a mapped file a name that counts, with real namespaces."""
 
+import errno
 import mmap
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from unit.elf_images import Image
@@ -85,3 +87,17 @@ def test_name_that_a_user_has_given_it_is_not_believed(modules: Path, tmp_path: 
         lines = PROC.maps(os.getpid())
         assert [m.path for m in lines if m.path.startswith(f"{modules}")] == [str(curl)]
         assert found(tmp_path / "place") == set()
+
+
+def test_process_that_ended_and_a_copy_that_fails_keep_nobody_from_the_rest(
+    modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(source: BinaryIO, target: BinaryIO) -> None:
+        target.write(content := source.read())
+        if b"block-rbd" in content:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", copy)
+    with mapped(modules / "block-rbd.so"), mapped(modules / "block-curl.so"):
+        assert found(tmp_path / "place") == {"block-curl"}
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["block-curl.so"]

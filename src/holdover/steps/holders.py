@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from holdover import linux
 from holdover.builds import read_module_stamp
-from holdover.errors import ElfError, ProcessError
+from holdover.errors import ElfError, MalformedError, ProcessError
 from holdover.model import Build, Module, Process
 from holdover.mounted import mounts_of_root
 from holdover.procfs import DELETED, ProcFs
@@ -27,14 +27,18 @@ __all__ = ["modules_on_this_machine"]
 def modules_on_this_machine(
     proc: ProcFs, processes: Iterable[Process], program: Program, build: Build, place: Path
 ) -> dict[Module, str]:
-    """Modules of `build`, each with where it was found; copies of them are made in `place`."""
+    """Modules of `build`, each with where it was found; copies of them are made in `place`.
+
+    What cannot be read or copied is left out: others may have it. Raises `OSError` if there is no
+    `place` to be had.
+    """
     place.mkdir()
     found: dict[str, tuple[Module, str]] = {}
     for process in processes:
         if process.build.build_id == build.build_id and not process.unsupported:
-            with suppress(ProcessError):  # it ended meanwhile
+            with suppress(ProcessError, MalformedError, OSError):  # it ended meanwhile
                 for name, file in _mapped(proc, process, program):
-                    with file:
+                    with file, suppress(OSError):
                         if name not in found and _is_own(file, program, build):
                             module = _copied(file, place / f"{name}.so", build)
                             found[name] = module, f"mapped by process {process.id.pid}"
@@ -66,7 +70,12 @@ def _is_own(file: BinaryIO, program: Program, build: Build) -> bool:
 
 
 def _copied(file: BinaryIO, path: Path, build: Build) -> Module:
+    """Nothing stays of a copy that could not be made whole."""
     file.seek(0)
-    with path.open("xb") as copy:
-        shutil.copyfileobj(file, copy)
+    try:
+        with path.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     return Module(path.stem, path, build.stamp or "")

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rescue of several builds: what goes wrong with one of them, and what then becomes of all."""
+
+import errno
+import os
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from unit.elf_images import Image
+from unit.factories import OTHER_BUILD_ID, STAMP, build, process, scan, store_below
+
+from holdover.errors import BusyError, CommandError, HoldoverError
+from holdover.flow import Holdover
+from holdover.model import Delivery, Item, LateLoad, Outcome, Process, Result, Scan, State
+from holdover.packages.fetch import Fetched, PackageFile, Progress, Sources, Wanted
+from holdover.procfs import ProcFs
+from holdover.rescuing import Rescue, rescue
+from holdover.steps.collect import Collected
+from holdover.steps.plan import Aim, Touches, always
+
+ONE = process(1)
+OTHER = process(2, build=build(OTHER_BUILD_ID))
+Fetch = Callable[[Wanted, Path], Fetched]
+
+
+class Machine(Holdover):
+    """Nothing is held for its guests, and what is got back for one protects it."""
+
+    def __init__(self, store: Path, *guests: Process) -> None:
+        super().__init__(proc=ProcFs(store / "proc"), store=store_below(store))
+        self.guests = guests
+        self.in_the_way: dict[str, HoldoverError] = {}
+        self.served: list[tuple[Aim, tuple[int, ...], dict[str, Path | None]]] = []
+
+    def status(self, pids: Collection[int] = ()) -> tuple[Scan, tuple[Item, ...]]:
+        chosen = [guest for guest in self.guests if not pids or guest.id.pid in pids]
+        seen = scan(*(replace(guest, own=self.own(guest)) for guest in chosen))
+        items = (Item(guest, State.DEFUSED, "defused", Delivery.ENVIRONMENT) for guest in chosen)
+        return seen, tuple(items)
+
+    def own(self, guest: Process) -> tuple[LateLoad, ...]:
+        """Those that were got back for its build."""
+        found = self.rescued.get(guest.build.build_id)
+        return tuple(LateLoad(m.name, m.path) for m in found.modules) if found else ()
+
+    def carry_out(
+        self,
+        aim: Aim,
+        pids: Collection[int] = (),
+        touches: Touches = always,
+        transaction: object = None,
+    ) -> Result:
+        if error := self.in_the_way.get("carry_out"):
+            raise error
+        self.served.append((aim, tuple(pids), {b: r.root for b, r in self.rescued.items()}))
+        guests = [guest for guest in self.guests if guest.id.pid in pids]
+        by = Delivery.ENVIRONMENT
+        done = (Outcome(g, State.PROTECTED, "held", by, "x", changed=True) for g in guests)
+        return Result(tuple(done))
+
+    def collect(self, *, dry_run: bool = False, transaction: object = None) -> Collected:
+        if error := self.in_the_way.get("collect"):
+            raise error
+        return Collected((), (), 0)
+
+
+def rescued(machine: Machine, monkeypatch: pytest.MonkeyPatch, fetch: Fetch) -> Rescue:
+    """By packages that `fetch` gets."""
+
+    def fetched(
+        wanted: Wanted, place: Path, _: Sources, *, dependencies: bool, progress: Progress
+    ) -> Fetched:
+        return fetch(wanted, place)
+
+    monkeypatch.setattr("holdover.rescuing.fetch", fetched)
+    monkeypatch.setattr("holdover.rescuing._held", lambda *_: [])
+    monkeypatch.setattr("holdover.rescuing.modules_on_this_machine", lambda *_: {})
+    return rescue(machine, (), Sources(), rehearse=False)
+
+
+def unpacked(wanted: Wanted, place: Path, *more: str) -> Fetched:
+    directory = place / str(wanted.directories[0])[1:]
+    directory.mkdir(parents=True)
+    (directory / "block-rbd.so").write_bytes(bytes(Image(defined=[STAMP])))
+    package = PackageFile("a", "1", "amd64", "a.deb", "sha256:0", 1, "")
+    return Fetched(place, (package,), MappingProxyType({}), 0)
+
+
+def states(done: Rescue) -> dict[int, State]:
+    return {pid: outcome.state for pid, outcome in done.outcomes.items()}
+
+
+def full(wanted: Wanted, place: Path) -> Fetched:
+    """There is no room for the first build's packages."""
+    if wanted.build_id == ONE.build.build_id:
+        (place / "half").write_bytes(b"a package")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place / "half"))
+    assert not list(place.parents[1].rglob("half"))
+    return unpacked(wanted, place)
+
+
+def test_disk_that_one_build_has_filled_is_left_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = rescued(Machine(tmp_path, ONE, OTHER), monkeypatch, full)
+    assert states(done) == {1: State.DEFUSED, 2: State.PROTECTED}
+    assert "not rescued: could not look for the files" in done.outcomes[1].reason
+    assert done.outcomes[1].failed
+
+
+def test_packages_that_cannot_be_had_leave_no_room_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(wanted: Wanted, place: Path) -> Fetched:
+        try:
+            return full(wanted, place)
+        except OSError as error:
+            raise CommandError("packages cannot be fetched") from error
+
+    done = rescued(Machine(tmp_path, ONE, OTHER), monkeypatch, fetch)
+    assert states(done) == {1: State.DEFUSED, 2: State.PROTECTED}
+
+
+def test_link_to_what_was_not_unpacked_is_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(wanted: Wanted, place: Path) -> Fetched:
+        made = unpacked(wanted, place)
+        (place / str(wanted.directories[0])[1:] / "block-curl.so").symlink_to("elsewhere")
+        return made
+
+    done = rescued(Machine(tmp_path, ONE), monkeypatch, fetch)
+    assert states(done) == {1: State.PROTECTED}
+
+
+def test_what_was_done_is_told_when_the_store_is_busy_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, ONE)
+    machine.in_the_way["collect"] = BusyError("another holdover is at work")
+    done = rescued(machine, monkeypatch, unpacked)
+    assert states(done) == {1: State.PROTECTED}
+    assert not done.outcomes[1].failed
+    assert done.notes == ["another holdover is at work"]
+
+
+def test_store_that_is_busy_meanwhile_is_the_reason_of_all_that_it_concerns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, ONE, OTHER)
+    machine.in_the_way["carry_out"] = BusyError("another holdover is at work")
+    done = rescued(machine, monkeypatch, full)
+    assert states(done) == {1: State.DEFUSED, 2: State.DEFUSED}
+    assert done.outcomes[1].reason.count("not rescued") == 1
+    assert "not rescued: another holdover is at work" in done.outcomes[2].reason
