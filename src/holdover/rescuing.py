@@ -97,8 +97,10 @@ def rescue(
     try:
         if needy:
             with holdover.store.rescuing(holdover.lock_timeout) as place:
-                _find_all(done, holdover, seen, needy, sources, place)
+                how = _How(sources, place, rehearse)
+                _find_all(done, holdover, seen, needy, how)
                 found = [item for item in needy if item.process.build.build_id in holdover.rescued]
+                found = [item for item in found if not done.is_settled(item)]
                 _carry_out(done, holdover, Aim.CATCH_UP, found, rehearse=rehearse)
     except HoldoverError as error:  # what was done before it is told all the same
         done.fail((item for item in needy if not done.is_settled(item)), error)
@@ -155,27 +157,31 @@ def _carry_out(
 # -- finding ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _How:
+    """What is the same for all builds."""
+
+    sources: Sources
+    place: Path
+    rehearse: bool
+
+
 def _find_all(
-    done: Rescue,
-    holdover: Holdover,
-    seen: Scan,
-    needy: Iterable[Item],
-    sources: Sources,
-    place: Path,
+    done: Rescue, holdover: Holdover, seen: Scan, needy: Iterable[Item], how: _How
 ) -> None:
     """Leaves what was found for each build in `holdover.rescued`."""
     builds: dict[str, list[Item]] = {}
     for item in needy:
         builds.setdefault(item.process.build.build_id, []).append(item)
     for number, (build_id, items) in enumerate(builds.items()):
-        search = _Search(done, holdover, items, sources, place / str(number))
+        search = _Search(done, holdover, items, how, how.place / str(number))
         try:
             with store_errors(f"look for the files of build {build_id}"):
                 holdover.rescued[build_id] = search.find(seen.processes)
         except HoldoverError as error:
             holdover.rescued.pop(build_id, None)
             shutil.rmtree(search.place, ignore_errors=True)  # the next build may need the room
-            done.fail(items, error)
+            done.fail(search.items, error)
 
 
 @dataclass
@@ -185,7 +191,7 @@ class _Search:
     done: Rescue
     holdover: Holdover
     items: list[Item]
-    sources: Sources
+    how: _How
     place: Path
 
     @property
@@ -197,21 +203,32 @@ class _Search:
         return self.holdover.program_of(self.items[0].process)
 
     def find(self, everyone: Iterable[Process]) -> Rescued:
-        """First with this system's libraries; if these do not serve, with those of its own."""
+        """First with this system's libraries; if these do not serve, with those of its own.
+
+        A process may have mapped what nothing fits; those that the first serve have them at once.
+        """
         self.place.mkdir()
         proc, mapped = self.holdover.proc, self.place / "mapped"
         here = modules_on_this_machine(proc, everyone, self.program, self.build, mapped)
         found = self._with_packages(here, dependencies=False)
         failing = self._failing(found)
-        if not failing:
+        if not any(failing.values()):
             return found
+        self._serve(frozenset(pid for pid, names in failing.items() if not names))
         try:
             return self._with_packages(here, dependencies=True)
         except HoldoverError as error:
-            if len(failing) == len(found.modules):
+            if all(len(names) == len(found.modules) for names in failing.values() if names):
                 raise
             self.done.take_note(error)
             return found
+
+    def _serve(self, pids: Collection[int]) -> None:
+        """Some of the processes, with what was found; the search goes on for the others."""
+        served = [item for item in self.items if item.process.id.pid in pids]
+        self.items = [item for item in self.items if item not in served]
+        rehearse = self.how.rehearse
+        _carry_out(self.done, self.holdover, Aim.CATCH_UP, served, rehearse=rehearse)
 
     def _with_packages(self, here: dict[Module, str], *, dependencies: bool) -> Rescued:
         """What is on this machine comes first; packages have the rest."""
@@ -253,7 +270,9 @@ class _Search:
         place.mkdir()
         progress = self.holdover.progress
         try:
-            return fetch(wanted, place, self.sources, dependencies=dependencies, progress=progress)
+            return fetch(
+                wanted, place, self.how.sources, dependencies=dependencies, progress=progress
+            )
         except HoldoverError:
             shutil.rmtree(place, ignore_errors=True)  # what is found without it may need the room
             raise
@@ -270,12 +289,14 @@ class _Search:
                 if stamp == self.build.stamp:
                     yield Module(path.stem, path, stamp)
 
-    def _failing(self, found: Rescued) -> frozenset[str]:
-        """Names of modules that would not load in one of the processes."""
+    def _failing(self, found: Rescued) -> dict[int, frozenset[str]]:
+        """For each process, by its pid, names of modules that would not load in it."""
         self.holdover.rescued[self.build.build_id] = found
         seen, _ = self.holdover.status([item.process.id.pid for item in self.items])
-        late = [late for process in seen.processes for late in process.own]
-        return frozenset(entry.name for entry in late if entry.problem and not entry.other)
+        return {
+            process.id.pid: frozenset(e.name for e in process.own if e.problem and not e.other)
+            for process in seen.processes
+        }
 
 
 def _moved(modules: dict[Module, str], place: Path) -> Iterator[tuple[Module, str]]:

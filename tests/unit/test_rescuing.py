@@ -32,8 +32,11 @@ class Machine(Holdover):
     def __init__(self, store: Path, *guests: Process) -> None:
         super().__init__(proc=ProcFs(store / "proc"), store=store_below(store))
         self.guests = guests
+        self.unserved: dict[int, str] = {}
+        """Why libraries of this system are of no use to some, by pid."""
         self.in_the_way: dict[str, HoldoverError] = {}
-        self.served: list[tuple[Aim, tuple[int, ...], dict[str, Path | None]]] = []
+        self.served: list[tuple[tuple[int, ...], list[Path | None]]] = []
+        """Whom, and whose libraries were there for them."""
 
     def status(self, pids: Collection[int] = ()) -> tuple[Scan, tuple[Item, ...]]:
         chosen = [guest for guest in self.guests if not pids or guest.id.pid in pids]
@@ -44,7 +47,8 @@ class Machine(Holdover):
     def own(self, guest: Process) -> tuple[LateLoad, ...]:
         """Those that were got back for its build."""
         found = self.rescued.get(guest.build.build_id)
-        return tuple(LateLoad(m.name, m.path) for m in found.modules) if found else ()
+        problem = "" if found and found.root else self.unserved.get(guest.id.pid, "")
+        return tuple(LateLoad(m.name, m.path, problem) for m in found.modules) if found else ()
 
     def carry_out(
         self,
@@ -55,7 +59,7 @@ class Machine(Holdover):
     ) -> Result:
         if error := self.in_the_way.get("carry_out"):
             raise error
-        self.served.append((aim, tuple(pids), {b: r.root for b, r in self.rescued.items()}))
+        self.served.append((tuple(pids), [found.root for found in self.rescued.values()]))
         guests = [guest for guest in self.guests if guest.id.pid in pids]
         by = Delivery.ENVIRONMENT
         done = (Outcome(g, State.PROTECTED, "held", by, "x", changed=True) for g in guests)
@@ -156,3 +160,35 @@ def test_store_that_is_busy_meanwhile_is_the_reason_of_all_that_it_concerns(
     assert states(done) == {1: State.DEFUSED, 2: State.DEFUSED}
     assert done.outcomes[1].reason.count("not rescued") == 1
     assert "not rescued: another holdover is at work" in done.outcomes[2].reason
+
+
+STRANGE = process(3)
+
+
+def test_who_is_served_by_this_systems_libraries_does_not_wait_for_those_who_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, ONE, STRANGE)
+    machine.unserved[3] = "it has mapped something else"
+    done = rescued(machine, monkeypatch, unpacked)
+    assert states(done) == {1: State.PROTECTED, 3: State.PROTECTED}
+    assert [pids for pids, _ in machine.served] == [(1,), (3,)]
+    first, second = (roots for _, roots in machine.served)
+    assert first == [None]
+    assert second != [None]
+
+
+def test_who_cannot_be_served_keeps_nobody_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(wanted: Wanted, place: Path) -> Fetched:
+        if place.name == "system":
+            raise CommandError("packages cannot be fetched")
+        return unpacked(wanted, place)
+
+    machine = Machine(tmp_path, STRANGE, ONE)
+    machine.unserved[3] = "it has mapped something else"
+    done = rescued(machine, monkeypatch, fetch)
+    assert states(done) == {1: State.PROTECTED, 3: State.DEFUSED}
+    assert "not rescued: packages cannot be fetched" in done.outcomes[3].reason
+    assert not done.outcomes[1].failed
