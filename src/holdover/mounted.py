@@ -9,11 +9,11 @@ mount of the file that counts, and not who has mapped it.
 import os
 
 from holdover import linux
-from holdover.errors import UnreadableError
+from holdover.errors import MalformedError, ProcessError, UnreadableError
 from holdover.mounts import parse_mountinfo
 from holdover.procfs import ProcFs
 
-__all__ = ["mounts_of_root"]
+__all__ = ["mounts_of_root", "is_named_by_root"]
 
 
 def mounts_of_root(proc: ProcFs, pid: int) -> frozenset[int]:
@@ -29,6 +29,15 @@ def mounts_of_root(proc: ProcFs, pid: int) -> frozenset[int]:
     its = _mounts(proc, pid)
     # asked last: who has gone to a namespace of his own does not come back
     return ours | its if _is_ours(proc, pid) else ours
+
+
+def is_named_by_root(proc: ProcFs, pid: int, name: str) -> bool:
+    """Whether root alone has named the file that a link in /proc leads to; in doubt not."""
+    try:
+        with proc.open(pid, name) as file:
+            return linux.mount_id(file.fileno()) in mounts_of_root(proc, pid)
+    except (ProcessError, MalformedError):
+        return False
 
 
 def _is_ours(proc: ProcFs, pid: int) -> bool:

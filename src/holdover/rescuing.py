@@ -18,6 +18,7 @@ from holdover.errors import ElfError, HoldoverError, MissingError, RefusedError
 from holdover.flow import Holdover
 from holdover.judging import Judge
 from holdover.model import Build, Item, Module, Outcome, Process, Rescued, Scan, State, Unreadable
+from holdover.mounted import is_named_by_root
 from holdover.packages.fetch import Fetched, PackageFile, Sources, Wanted, fetch
 from holdover.programs import Program
 from holdover.proving import carry_out_proven
@@ -257,10 +258,10 @@ class _Search:
         return any(names - item.process.loaded for item in self.items)
 
     def _fetch(self, *, dependencies: bool) -> Fetched:
-        process, build = self.items[0].process, self.build
+        build = self.build
         self.holdover.progress(f"looking for the packages of {build.version or build.program}")
         wanted = Wanted(
-            executable=process.executable,
+            executable=self._executable,
             build_id=build.build_id,
             version=build.version,
             directories=build.directories,
@@ -276,6 +277,13 @@ class _Search:
         except HoldoverError:
             shutil.rmtree(place, ignore_errors=True)  # what is found without it may need the room
             raise
+
+    @property
+    def _executable(self) -> Path:
+        """Where it was installed: a user may run it by a name that no package knows."""
+        proc, all_of_them = self.holdover.proc, [item.process for item in self.items]
+        named = (p for p in all_of_them if is_named_by_root(proc, p.id.pid, "exe"))
+        return next(named, all_of_them[0]).executable
 
     def _modules_in(self, root: Path) -> Iterator[Module]:
         """Those that carry the stamp."""

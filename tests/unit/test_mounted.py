@@ -6,7 +6,7 @@ import mmap
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,7 @@ import pytest
 from unit.elf_images import Image
 from unit.factories import STAMP, build, process
 
-from holdover.mounted import mounts_of_root
+from holdover.mounted import is_named_by_root, mounts_of_root
 from holdover.procfs import ProcFs
 from holdover.programs import load_programs
 from holdover.steps.holders import modules_on_this_machine
@@ -25,15 +25,18 @@ USERS, ROOTS = ("--user", "--map-root-user", "--mount"), ("--mount",)
 
 
 @contextmanager
-def namespace(script: str, *options: str) -> Iterator[int]:
+def namespace(script: str, *options: str, program: str | Path = "cat") -> Iterator[int]:
     """A process in namespaces of its own, in which the script has run; it lives to the end."""
-    words = ("unshare", *options, "sh", "-c", f"{script}\necho ready; exec cat")
+    words = ("unshare", *options, "sh", "-c", f"{script}\nexec {program}")
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as other:
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe) as other:
+        assert other.stdin is not None
         assert other.stdout is not None
-        if other.stdout.readline() != "ready\n":
-            pytest.skip(f"no such namespaces here: {other.communicate()[1]}")
-        yield other.pid  # cat ends when its stdin is closed, at the end of the block
+        with suppress(BrokenPipeError):
+            os.write(other.stdin.fileno(), b"ready\n")
+        if other.stdout.readline() != b"ready\n":
+            pytest.skip(f"no such namespaces here: {other.communicate()[1]!r}")
+        yield other.pid  # it ends when its stdin is closed, at the end of the block
 
 
 @contextmanager
@@ -74,6 +77,16 @@ def test_root_mounts_in_our_namespace_and_in_those_of_our_user_namespace() -> No
 def test_user_mounts_in_a_user_namespace() -> None:
     with namespace("", *USERS) as pid:
         assert mounts_of_root(PROC, pid) == mounts_of_root(PROC, os.getpid())
+
+
+def test_user_may_run_a_program_by_another_name(tmp_path: Path) -> None:
+    name = tmp_path / "name"
+    name.touch()
+    with namespace("", *ROOTS) as pid:
+        assert is_named_by_root(PROC, pid, "exe")
+    with namespace(f"mount --bind /bin/cat {name}", *USERS, program=name) as pid:
+        assert PROC.link(pid, "exe") == str(name)
+        assert not is_named_by_root(PROC, pid, "exe")
 
 
 def test_module_that_is_mapped_is_found_by_its_name(modules: Path, tmp_path: Path) -> None:

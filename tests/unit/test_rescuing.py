@@ -192,3 +192,16 @@ def test_who_cannot_be_served_keeps_nobody_from_it(
     assert states(done) == {1: State.PROTECTED, 3: State.DEFUSED}
     assert "not rescued: packages cannot be fetched" in done.outcomes[3].reason
     assert not done.outcomes[1].failed
+
+
+def test_name_that_a_user_has_given_the_executable_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(wanted: Wanted, place: Path) -> Fetched:
+        assert wanted.executable == ONE.executable
+        return unpacked(wanted, place)
+
+    monkeypatch.setattr("holdover.rescuing.is_named_by_root", lambda _, pid, __: pid == 1)
+    elsewhere = replace(STRANGE, executable=Path("/usr/bin/x/qemu-system-x86_64"))
+    done = rescued(Machine(tmp_path, elsewhere, ONE), monkeypatch, fetch)
+    assert states(done) == {1: State.PROTECTED, 3: State.PROTECTED}
