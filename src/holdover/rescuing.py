@@ -208,6 +208,8 @@ class _Search:
 
         A process may have mapped what nothing fits; those that the first serve have them at once.
         """
+        if not self.build.build_id:
+            raise RefusedError("its executable has no build-id to tell its packages by")
         self.place.mkdir()
         proc, mapped = self.holdover.proc, self.place / "mapped"
         here = modules_on_this_machine(proc, everyone, self.program, self.build, mapped)

@@ -7,7 +7,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.errors import CommandError, MalformedError
-from holdover.packages.fetch import PackageFile
+from holdover.packages.fetch import PackageFile, Wanted
 from holdover.packages.fetch.package_files import Holdings, copy_verified, files_below
-from holdover.packages.fetch.unpacking import of_use, plain, unpack
+from holdover.packages.fetch.unpacking import assemble, of_use, plain, unpack
 from holdover.run import reading
 
 CONTENT = b"a package"
@@ -175,6 +175,15 @@ def test_devices_and_names_that_climb_are_not_made(root: Path) -> None:
         ALL,
     )
     assert done == ("/usr/lib/a", "/usr/lib/b")
+
+
+@pytest.mark.parametrize("build_id", ["", "aa" * 20])
+def test_packages_without_the_executable_are_of_no_build(tmp_path: Path, build_id: str) -> None:
+    wanted = Wanted(Path("/usr/bin/program"), build_id, "", (), ())
+    packages = {package(): nullcontext(archive(("./usr/lib/liba.so", keep, b"library")))}
+    owners, problem = assemble(tmp_path / "root", wanted, packages)
+    assert owners == {}
+    assert problem.startswith("/usr/bin/program is not there")
 
 
 def test_later_package_replaces_a_file_and_does_not_write_through_a_link(root: Path) -> None:

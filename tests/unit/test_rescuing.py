@@ -205,3 +205,12 @@ def test_name_that_a_user_has_given_the_executable_is_not_looked_for(
     elsewhere = replace(STRANGE, executable=Path("/usr/bin/x/qemu-system-x86_64"))
     done = rescued(Machine(tmp_path, elsewhere, ONE), monkeypatch, fetch)
     assert states(done) == {1: State.PROTECTED, 3: State.PROTECTED}
+
+
+def test_build_without_a_build_id_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, process(4, build=build("")), ONE)
+    done = rescued(machine, monkeypatch, unpacked)
+    assert states(done) == {1: State.PROTECTED, 4: State.DEFUSED}
+    assert "not rescued: its executable has no build-id" in done.outcomes[4].reason
