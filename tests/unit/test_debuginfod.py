@@ -2,13 +2,15 @@
 """What a debuginfod server sends counts only as a module of the build-id that was asked for."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from unit.elf_images import Image, build_id_note
 
 from holdover.errors import CommandError
-from holdover.packages.fetch import PackageFile, Wanted
+from holdover.packages.fetch import PackageFile, Sources, Wanted, apt
 from holdover.packages.fetch.debuginfod import modules_by_build_id
 from holdover.run import ENVIRONMENT
 
@@ -106,3 +108,36 @@ def test_client_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandError, match="debuginfod-find is not installed"):
         modules_by_build_id([OWN], WANTED, ["http://a"], tmp_path / "place", lambda _: None)
+
+
+class Archive:
+    """A set of sources, with the build-ids that its packages of debug symbols list."""
+
+    def __init__(self, *ids: str) -> None:
+        self.ids = ids
+
+    def records(self, pins: Sequence[str]) -> list[dict[str, str]]:
+        return [{"Package": pin, "Build-Ids": " ".join(self.ids)} for pin in pins]
+
+
+def test_build_ids_of_another_archive_are_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[frozenset[str]] = []
+
+    def ask(ids: frozenset[str], *_: object) -> dict[str, PackageFile]:
+        asked.append(ids)
+        return {}
+
+    monkeypatch.setattr(apt, "modules_by_build_id", ask)
+    fetch = apt._Fetch.__new__(apt._Fetch)
+    fetch.wanted, fetch.names, fetch.version = WANTED, ("qemu",), "1"
+    fetch.sources, fetch.dependencies = Sources(debuginfod=("http://a",)), False
+    fetch.place, fetch.notes, fetch.progress = tmp_path, [], lambda _: None
+    made = [Archive(), Archive("dd" * 20, OTHER), Archive(WANTED.build_id, OWN)]
+    fetch.indexes = SimpleNamespace(made=made, online=True, bytes_downloaded=0)  # type: ignore[assignment]
+    assert fetch._by_build_id() is None
+    assert asked == [{WANTED.build_id, OWN}]
+    made.pop()
+    assert fetch._by_build_id() is None
+    assert len(asked) == 1

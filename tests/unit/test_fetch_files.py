@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from holdover.errors import CommandError, MalformedError
 from holdover.packages.fetch import PackageFile, Wanted
+from holdover.packages.fetch.aptsources import Target
+from holdover.packages.fetch.indexes import _copy_indexes as copy_indexes
 from holdover.packages.fetch.package_files import Holdings, copy_verified, files_below
+from holdover.packages.fetch.private import HostApt, PrivateApt
 from holdover.packages.fetch.unpacking import assemble, of_use, plain, unpack
 from holdover.run import reading
 
@@ -113,6 +116,44 @@ def test_copy_is_looked_at_again_and_keeps_its_origin(tmp_path: Path) -> None:
     holdings.path(taken).write_bytes(b"A package")
     assert holdings.find(package()) is None
     assert notes == []
+
+
+def test_link_and_pipe_in_place_of_an_index_are_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("root's alone")
+    for name in ("suite", "signed", "elsewhere"):
+        (tmp_path / "dists" / name).mkdir(parents=True)
+    dists, mirror = tmp_path / "dists", tmp_path / "mirror"
+    (dists / "suite/InRelease").write_text("signed")
+    (dists / "suite/Packages").symlink_to(tmp_path / "secret")
+    os.mkfifo(dists / "suite/Packages.xz")
+    (dists / "signed/Release").write_text("signed")
+    (dists / "signed/Release.gpg").symlink_to(tmp_path / "secret")
+    (dists / "stable").symlink_to("suite")
+    assert copy_indexes(dists, mirror) == [mirror / "suite"]
+    copied = [path for path in mirror.rglob("*") if path.is_file()]
+    assert sorted(path.read_text() for path in copied) == ["signed", "signed"]
+
+
+def test_list_that_others_can_change_is_not_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists, mine = tmp_path / "host", tmp_path / "of another"
+    for directory in (lists, mine):
+        directory.mkdir()
+    (mine / "Packages").write_text("changed since")
+    mine.chmod(0o777)
+    targets = [Target(uri, "x", "", "main", lists / uri, trusted=uri != "c") for uri in "abc"]
+    (lists / "a").write_text("as apt has checked it")
+    (lists / "b").symlink_to(mine / "Packages")
+    (lists / "c").write_text("as anybody wrote it")
+    host = HostApt((), (), lists, tmp_path, "amd64", "")
+    monkeypatch.setattr(PrivateApt, "targets", lambda *_: tuple(targets))
+    apt = PrivateApt(tmp_path / "private", host, ())
+    assert apt.adopt_lists() == (
+        f"b x is not used: {mine}: others can write to it",
+        "c x is not used: it is not signed",
+    )
+    assert {path.name for path in apt.lists.iterdir()} == {"a", "partial"}
 
 
 # -- unpacking -------------------------------------------------------------------------------------

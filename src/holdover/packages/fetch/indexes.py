@@ -5,6 +5,7 @@ The machine's own lists as they are; those in a directory that somebody brought;
 sources, updated; the same mirrors with other releases; an archive of superseded builds.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from holdover.packages.fetch.aptsources import (
     suites_of,
     targets_of,
 )
+from holdover.packages.fetch.package_files import copy_without_links
 from holdover.packages.fetch.private import HostApt, PrivateApt
 from holdover.packages.fetch.snapshots import binfiles_address, parse_binfiles, sources_at
 
@@ -176,15 +178,17 @@ class Indexes:
 
 
 def _copy_indexes(source: Path, target: Path) -> list[Path]:
-    """The directories with a Release file, copied with what belongs to it."""
+    """The directories with a Release file, copied with what belongs to it; nothing behind links."""
     if not source.is_dir():
         return []
     releases = []
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and _INDEX_NAMES.fullmatch(path.name):
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            if path.name == "InRelease" or (path.parent / "Release.gpg").exists():
-                releases.append(copy.parent)
-    return list(dict.fromkeys(releases))
+    for at, below, names, directory in os.fwalk(source):
+        below.sort()
+        copies, copied = target / Path(at).relative_to(source), set()
+        for name in filter(_INDEX_NAMES.fullmatch, names):
+            copies.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if copy_without_links(directory, name, copies / name):
+                copied.add(name)
+        if "InRelease" in copied or copied >= {"Release", "Release.gpg"}:
+            releases.append(copies)
+    return releases
