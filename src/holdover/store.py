@@ -358,8 +358,11 @@ def _quick_damage(snapshot: Snapshot, view: Path) -> str:
 
 
 def _is_left(directory: Path) -> bool:
-    """Whether nobody works in it any more."""
-    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    """Whether nobody works in it any more, and it is still there: who has, removes it himself."""
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
