@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.hostile import sparse
 
 from holdover.errors import CommandError, MalformedError
 from holdover.packages.fetch import PackageFile, Wanted
@@ -97,6 +98,13 @@ def test_pipe_in_place_of_a_file_does_not_hold_us_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "source")
     said = copy_verified(tmp_path / "source", tmp_path / "copy", package())
     assert said.endswith("is no regular file")
+
+
+def test_file_that_never_ends_does_not_hold_us_up(tmp_path: Path) -> None:
+    endless = sparse(tmp_path / "source", CONTENT, 1 << 42)
+    said = copy_verified(endless, tmp_path / "copy", package())
+    assert f"it has more than {1 << 30} bytes, the index says {DIGEST}" in said
+    assert not (tmp_path / "copy").exists()
 
 
 def test_copy_is_looked_at_again_and_keeps_its_origin(tmp_path: Path) -> None:
