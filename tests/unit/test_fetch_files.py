@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from unit.hostile import sparse
 
 from holdover.errors import CommandError, MalformedError
-from holdover.packages.fetch import PackageFile, Wanted
+from holdover.packages.fetch import PackageFile, Wanted, rpm
 from holdover.packages.fetch.aptsources import Target
 from holdover.packages.fetch.indexes import _copy_indexes as copy_indexes
 from holdover.packages.fetch.package_files import Holdings, copy_verified, files_below
 from holdover.packages.fetch.private import HostApt, PrivateApt
 from holdover.packages.fetch.unpacking import assemble, of_use, plain, unpack
-from holdover.run import reading
+from holdover.run import ENVIRONMENT, reading
 
 CONTENT = b"a package"
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -162,6 +162,29 @@ def test_list_that_others_can_change_is_not_adopted(
         "c x is not used: it is not signed",
     )
     assert {path.name for path in apt.lists.iterdir()} == {"a", "partial"}
+
+
+def test_only_plain_files_of_a_packages_size_are_asked_for_a_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tool, said in (("rpm", "qemu 1-1 x86_64"), ("rpmkeys", "a.rpm: digests signatures OK")):
+        script = f'#!/bin/sh\nfor file; do :; done\necho "$file" >>{tmp_path}/asked\necho {said}'
+        (tmp_path / tool).write_text(script)
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path}:{ENVIRONMENT['PATH']}")
+    monkeypatch.setenv("PATH", ENVIRONMENT["PATH"])
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    os.mkfifo(brought / "pipe.rpm")
+    sparse(brought / "endless.rpm", CONTENT, 1 << 42)
+    (brought / "gone.rpm").symlink_to("nowhere")
+    (brought / "a.rpm").write_bytes(CONTENT)
+    fetch = rpm._Fetch.__new__(rpm._Fetch)
+    fetch.names, fetch.notes = frozenset({"qemu"}), []
+    fetch.places = [files_below(brought, "brought", ".rpm")]
+    assert [(e.file.file_name, e.file.digest) for e in fetch._signed_files()] == [("a.rpm", DIGEST)]
+    assert set((tmp_path / "asked").read_text().split()) == {str(brought / "a.rpm")}
+    assert [note.partition(" cannot")[0] for note in fetch.notes] == [str(brought / "gone.rpm")]
 
 
 # -- unpacking -------------------------------------------------------------------------------------
