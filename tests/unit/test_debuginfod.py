@@ -10,7 +10,7 @@ import pytest
 from unit.elf_images import Image, build_id_note
 
 from holdover.errors import CommandError
-from holdover.packages.fetch import PackageFile, Sources, Wanted, apt
+from holdover.packages.fetch import PackageFile, Sources, Wanted, apt, debuginfod
 from holdover.packages.fetch.debuginfod import modules_by_build_id
 from holdover.run import ENVIRONMENT
 
@@ -108,6 +108,29 @@ def test_client_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandError, match="debuginfod-find is not installed"):
         modules_by_build_id([OWN], WANTED, ["http://a"], tmp_path / "place", lambda _: None)
+
+
+def test_server_that_hangs_has_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Path
+) -> None:
+    monkeypatch.setattr(debuginfod, "_SECONDS", 0.2)
+    assert asked(tmp_path, monkeypatch, module, OWN, told="$(exec sleep 3)") == {}
+
+
+def test_servers_have_their_time_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Path
+) -> None:
+    monkeypatch.setattr(debuginfod, "_ALL_SECONDS", -1.0)
+    assert asked(tmp_path, monkeypatch, module, OWN) == {}
+    assert not (tmp_path / "place/cache").exists()
+
+
+def test_client_is_told_how_large_a_module_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Path
+) -> None:
+    told = f'"$DEBUGINFOD_CACHE_PATH/$3/executable"; echo $DEBUGINFOD_MAXSIZE >{tmp_path}/size'
+    assert asked(tmp_path, monkeypatch, module, OWN, told=told)
+    assert int((tmp_path / "size").read_text()) == debuginfod._LARGEST
 
 
 class Archive:
