@@ -46,13 +46,13 @@ def mapped(path: str | Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def found(place: Path) -> set[str]:
+def found(place: Path, *, look_alike: bool = False) -> set[str]:
     """Modules that we have mapped; skips where that cannot be looked at."""
     try:
         os.open(next(PROC.path(os.getpid(), "map_files").iterdir()), os.O_PATH)
     except OSError as error:
         pytest.skip(f"what is mapped cannot be opened here: {error}")
-    mine = process(os.getpid())
+    mine = process(os.getpid(), look_alike=look_alike)
     return {module.name for module in modules_on_this_machine(PROC, [mine], QEMU, build(), place)}
 
 
@@ -92,6 +92,14 @@ def test_user_may_run_a_program_by_another_name(tmp_path: Path) -> None:
 def test_module_that_is_mapped_is_found_by_its_name(modules: Path, tmp_path: Path) -> None:
     with mapped(modules / "block-rbd.so"):
         assert found(tmp_path / "place") == {"block-rbd"}
+
+
+def test_module_of_a_build_with_the_same_stamp_is_not_its_own(
+    modules: Path, tmp_path: Path
+) -> None:
+    with mapped(modules / "block-rbd.so"), mapped(modules / "block-curl.so"):
+        (modules / "block-curl.so").unlink()  # an upgrade has replaced it since
+        assert found(tmp_path / "place", look_alike=True) == {"block-curl"}
 
 
 def test_name_that_a_user_has_given_it_is_not_believed(modules: Path, tmp_path: Path) -> None:

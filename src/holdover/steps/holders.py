@@ -15,9 +15,9 @@ from typing import BinaryIO
 from holdover import linux
 from holdover.builds import read_module_stamp
 from holdover.errors import ElfError, MalformedError, ProcessError
-from holdover.model import Build, Module, Process
+from holdover.model import Build, FileId, Module, Process
 from holdover.mounted import mounts_of_root
-from holdover.procfs import DELETED, ProcFs
+from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
 from holdover.trust import distrust, distrust_file
 
@@ -46,6 +46,7 @@ def modules_on_this_machine(
 
 
 def _mapped(proc: ProcFs, process: Process, program: Program) -> Iterator[tuple[str, BinaryIO]]:
+    """Not what lies on disk now, if that is of a build whose stamp is the same."""
     mounts = mounts_of_root(proc, process.id.pid)
     for mapping in proc.maps(process.id.pid):
         path = mapping.path.removesuffix(DELETED)
@@ -54,10 +55,16 @@ def _mapped(proc: ProcFs, process: Process, program: Program) -> Iterator[tuple[
             file = proc.open_mapped(process.id.pid, mapping)
             if file is None:
                 continue
-            if linux.mount_id(file.fileno()) in mounts:
+            another = process.look_alike and _identity(file) == file_id(Path(path))
+            if linux.mount_id(file.fileno()) in mounts and not another:
                 yield name, file
             else:
                 file.close()
+
+
+def _identity(file: BinaryIO) -> FileId:
+    found = os.fstat(file.fileno())
+    return FileId(found.st_dev, found.st_ino)
 
 
 def _is_own(file: BinaryIO, program: Program, build: Build) -> bool:
