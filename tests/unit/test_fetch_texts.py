@@ -95,6 +95,12 @@ def test_address_that_makes_no_sense_is_not_left_out() -> None:
         text.parse_uris("'http://mirror/x.deb' ../x.deb 1 SHA256:0\n")
 
 
+@pytest.mark.parametrize("name", ["..%2f..%2fetc%2fx.deb", "a%00.deb", "..", ""])
+def test_address_does_not_make_a_name_that_leads_elsewhere(name: str) -> None:
+    with pytest.raises(MalformedError, match="no package file can be called"):
+        text.parse_uris(f"'http://m/pool/{name}' a_1_amd64.deb 105 SHA256:5C10\n")
+
+
 def test_resolved_packages_are_arguments_for_apt() -> None:
     assert text.parse_resolved(URIS, "amd64") == (
         "qemu-block-extra=1:7+d-7",
