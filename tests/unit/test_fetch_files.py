@@ -21,6 +21,7 @@ from holdover.packages.fetch.aptsources import Target
 from holdover.packages.fetch.indexes import _copy_indexes as copy_indexes
 from holdover.packages.fetch.package_files import Holdings, copy_verified, files_below
 from holdover.packages.fetch.private import HostApt, PrivateApt
+from holdover.packages.fetch.repodata import Entry
 from holdover.packages.fetch.unpacking import assemble, of_use, plain, unpack
 from holdover.run import ENVIRONMENT, reading
 
@@ -185,6 +186,19 @@ def test_only_plain_files_of_a_packages_size_are_asked_for_a_signature(
     assert [(e.file.file_name, e.file.digest) for e in fetch._signed_files()] == [("a.rpm", DIGEST)]
     assert set((tmp_path / "asked").read_text().split()) == {str(brought / "a.rpm")}
     assert [note.partition(" cannot")[0] for note in fetch.notes] == [str(brought / "gone.rpm")]
+
+
+def test_manager_that_says_nothing_is_not_quoted(tmp_path: Path) -> None:
+    class Silent:
+        downloads = tmp_path
+
+        def download(self, packages: list[str], *, dependencies: bool) -> str:
+            return ""
+
+    fetch = rpm._Fetch.__new__(rpm._Fetch)
+    fetch.notes, fetch.downloaded, fetch.progress = [], 0, lambda _: None
+    fetch._download(Silent(), [Entry(package(), (), "")])  # type: ignore[arg-type]
+    assert fetch.notes == []
 
 
 # -- unpacking -------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ class _Fetch:
         place = files_below(manager.downloads, "archive", ".rpm")
         had = [entry.file.size for entry in entries if entry.file.file_name in place.files]
         self.downloaded += sum(had)
-        if len(had) < len(entries):
+        if said and len(had) < len(entries):
             self.notes.append(said)
         return place
 
