@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.hostile import sparse
 
 from holdover.errors import MalformedError
 from holdover.packages.fetch import PackageFile, package_version
 from holdover.packages.fetch import aptsources as sources
 from holdover.packages.fetch import apttext as text
+from holdover.packages.fetch.indexes import _text as answer_of
 from holdover.packages.fetch.repodata import parse_primary, parse_unsigned, repository_of
 from holdover.packages.fetch.rpm import parse_checksig, version_release
 from holdover.packages.fetch.snapshots import binfiles_address, parse_binfiles, sources_at
@@ -249,6 +251,15 @@ def test_earliest_place_of_a_file_comes_first() -> None:
     first, second = parse_binfiles(binfiles(), "amd64")
     assert (first.archive, first.time) == ("debian-security", datetime(2026, 1, 2, 3, 4, 5))
     assert second.archive == "debian"
+
+
+def test_archive_does_not_keep_us_busy_for_ever(tmp_path: Path) -> None:
+    answer = json.loads(binfiles())
+    times = [f"20260102T{hour:02}{minute:02}00Z" for hour in range(24) for minute in range(60)]
+    answer["fileinfo"]["a"] = [{"archive_name": "debian", "first_seen": t} for t in times]
+    assert len(parse_binfiles(json.dumps(answer), "amd64")) == 8
+    endless = sparse(tmp_path / "answer", b"{", 1 << 42)
+    assert len(answer_of(endless)) == 1 << 24
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", 7, "http://x"])

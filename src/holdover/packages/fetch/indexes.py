@@ -32,6 +32,7 @@ from holdover.packages.fetch.snapshots import binfiles_address, parse_binfiles, 
 __all__ = ["Index", "Indexes"]
 
 _GUESSES = 2  # releases in an archive of superseded builds: each is tried at several times
+_LONGEST_ANSWER = 1 << 24  # bytes
 _OS_RELEASE = Path("/etc/os-release")
 _TRUSTED = Path("/etc/apt/trusted.gpg.d")
 _INDEX_NAMES = re.compile(r"InRelease|Release|Release\.gpg|Packages(\.[a-z0-9]+)?")
@@ -157,7 +158,7 @@ class Indexes:
         where = self.own.make_download_directory() / "binfiles"
         problem = self.own.download([(binfiles_address(address, name, version), where, "")])
         try:
-            seen = () if problem else parse_binfiles(where.read_text(), self.host.architecture)
+            seen = () if problem else parse_binfiles(_text(where), self.host.architecture)
         except (MalformedError, OSError, UnicodeDecodeError) as error:
             seen, problem = (), str(error)
         if not seen:
@@ -175,6 +176,12 @@ class Indexes:
         uris = [uri for entry in self.host.entries for uri in entry.uris]
         same = [uri for uri in uris if uri.rstrip("/").endswith(f"/{archive}")]
         return keys_for(self.host.entries, same[0]) if same else self._all_keys()
+
+
+def _text(path: Path) -> str:
+    """What a server sent, as far as it may be an answer."""
+    with path.open("rb") as file:
+        return file.read(_LONGEST_ANSWER).decode()
 
 
 def _copy_indexes(source: Path, target: Path) -> list[Path]:
