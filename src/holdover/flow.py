@@ -78,13 +78,16 @@ class Holdover(Looking):
             self._taken.clear()
             self._read.clear()
             self._known = self.store.holdings()
-            outcomes = tuple(self._serve(item) for item in decided.items)
+            asked = [item for item in decided.items if item.deliver is Delivery.PRELOAD]
+            outcomes = [self._serve(item) for item in decided.items if item not in asked]
             problems: list[str] = []
             if transaction is not None:
                 problems += decided.problems
                 problems += [self._hold_for(transaction, wanted) for wanted in decided.captures]
+            outcomes += [self._serve(item) for item in asked]  # last: they may never answer
             taken = tuple(sorted({*self._taken.values()} - before))
-            return Result(outcomes, tuple(filter(None, problems)), decided.unreadable, taken)
+            problems = list(filter(None, problems))
+            return Result(tuple(outcomes), tuple(problems), decided.unreadable, taken)
 
     def _serve(self, item: Item) -> Outcome:
         process = item.process

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The system calls that Python has no function for. Nothing else in holdover calls libc.
 
-Constants are named as in <linux/mount.h>, <sched.h> and <fcntl.h>; every failure is an `OSError`
-that names the call. Source: open_tree(2), move_mount(2), mount_setattr(2), setns(2), umount2(2),
-ioctl_ficlone(2), statx(2).
+Constants are named as in <linux/mount.h>, <sched.h>, <fcntl.h> and <linux/nsfs.h>; every failure is
+an `OSError`. Source: open_tree(2), move_mount(2), mount_setattr(2), setns(2), umount2(2),
+ioctl_ficlone(2), statx(2), ioctl_ns(2).
 """
 
 import ctypes
+import fcntl
 import os
 import struct
+from pathlib import Path
 
 __all__ = ["clone_directory", "attach", "enter_mount_namespace", "unmount", "reflink", "mount_id"]
-__all__ += ["birth"]
+__all__ += ["birth", "owner_of_namespace"]
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -28,6 +30,7 @@ CLONE_NEWNS = 0x00020000
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 FICLONE = 0x40049409
+NS_GET_USERNS = 0xB701
 STATX_BTIME = 0x00000800
 STATX_SIZE = 256  # of struct statx
 STATX_BTIME_AT = 80  # its stx_btime
@@ -103,3 +106,16 @@ def birth(descriptor: int) -> float | None:
     (known,) = struct.unpack_from("=I", found)
     seconds, nanoseconds = struct.unpack_from("=qI", found, STATX_BTIME_AT)
     return float(seconds + nanoseconds / 1e9) if known & STATX_BTIME else None
+
+
+def owner_of_namespace(path: Path) -> int:
+    """The inode of the user namespace in which a namespace was made; `path` is in a /proc/PID/ns.
+
+    Fails with EPERM if that is none of ours or of those below.
+    """
+    with path.open("rb") as namespace:
+        owner = fcntl.ioctl(namespace, NS_GET_USERNS)
+    try:
+        return os.fstat(owner).st_ino
+    finally:
+        os.close(owner)

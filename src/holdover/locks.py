@@ -14,8 +14,14 @@ _POLL = 0.02  # seconds
 
 
 def is_free(directory: Path) -> bool:
-    """Whether nobody holds the lock on a directory, as who works in it does."""
-    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    """Whether nobody works in a directory any more, as who does holds a lock on it.
+
+    One that is not there any more was removed by who did.
+    """
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,15 +7,18 @@ A process that cannot be rescued stays defused: its late loads fail, and do not 
 poisoned is left untouched. Nothing is installed, and what was got runs in a rehearsal only.
 """
 
+import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdover.builds import read_module_stamp
+from holdover.durable import store_errors
 from holdover.errors import ElfError, HoldoverError, MissingError, RefusedError
 from holdover.flow import Holdover
 from holdover.judging import Judge
 from holdover.model import Build, Item, Module, Outcome, Process, Rescued, Scan, State, Unreadable
+from holdover.mounted import is_named_by_root
 from holdover.packages.fetch import Fetched, PackageFile, Sources, Wanted, fetch
 from holdover.programs import Program
 from holdover.proving import carry_out_proven
@@ -44,6 +47,9 @@ class Rescue:
 
     def has_failed(self, item: Item) -> bool:
         return self.outcomes[item.process.id.pid].failed
+
+    def is_settled(self, item: Item) -> bool:
+        return self.is_protected(item) or self.has_failed(item)
 
     def fail(self, items: Iterable[Item], error: HoldoverError) -> None:
         """They stay as they are, and it is said why."""
@@ -89,13 +95,21 @@ def rescue(
     needy = [item for item in needy if not done.has_failed(item)]
     _carry_out(done, holdover, Aim.CATCH_UP, _held(holdover, needy))
     needy = [item for item in needy if not done.is_protected(item)]
-    if needy:
-        with holdover.store.rescuing(holdover.lock_timeout) as place:
-            _find_all(done, holdover, seen, needy, sources, place)
-            found = [item for item in needy if item.process.build.build_id in holdover.rescued]
-            _carry_out(done, holdover, Aim.CATCH_UP, found, rehearse=rehearse)
-            holdover.rescued.clear()
-    holdover.collect()  # the decoys of those that were defused first
+    try:
+        if needy:
+            with holdover.store.rescuing(holdover.lock_timeout) as place:
+                how = _How(sources, place, rehearse)
+                _find_all(done, holdover, seen, needy, how)
+                found = [item for item in needy if item.process.build.build_id in holdover.rescued]
+                found = [item for item in found if not done.is_settled(item)]
+                _carry_out(done, holdover, Aim.CATCH_UP, found, rehearse=rehearse)
+    except HoldoverError as error:  # what was done before it is told all the same
+        done.fail((item for item in needy if not done.is_settled(item)), error)
+    holdover.rescued.clear()
+    try:
+        holdover.collect()  # the decoys of those that were defused first
+    except HoldoverError as error:
+        done.take_note(error)
     return done
 
 
@@ -134,33 +148,41 @@ def _carry_out(
 ) -> None:
     pids = [item.process.id.pid for item in items]
     if pids:  # none would stand for all
-        carry_out = carry_out_proven if rehearse else Holdover.carry_out
-        for outcome in carry_out(holdover, aim, pids).outcomes:
+        result = (
+            carry_out_proven(holdover, aim, pids) if rehearse else holdover.carry_out(aim, pids)
+        )
+        for outcome in result.outcomes:
             done.outcomes[outcome.process.id.pid] = outcome
 
 
 # -- finding ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _How:
+    """What is the same for all builds."""
+
+    sources: Sources
+    place: Path
+    rehearse: bool
+
+
 def _find_all(
-    done: Rescue,
-    holdover: Holdover,
-    seen: Scan,
-    needy: Iterable[Item],
-    sources: Sources,
-    place: Path,
+    done: Rescue, holdover: Holdover, seen: Scan, needy: Iterable[Item], how: _How
 ) -> None:
     """Leaves what was found for each build in `holdover.rescued`."""
     builds: dict[str, list[Item]] = {}
     for item in needy:
         builds.setdefault(item.process.build.build_id, []).append(item)
     for number, (build_id, items) in enumerate(builds.items()):
-        search = _Search(done, holdover, items, sources, place / str(number))
+        search = _Search(done, holdover, items, how, how.place / str(number))
         try:
-            holdover.rescued[build_id] = search.find(seen.processes)
+            with store_errors(f"look for the files of build {build_id}"):
+                holdover.rescued[build_id] = search.find(seen.processes)
         except HoldoverError as error:
             holdover.rescued.pop(build_id, None)
-            done.fail(items, error)
+            shutil.rmtree(search.place, ignore_errors=True)  # the next build may need the room
+            done.fail(search.items, error)
 
 
 @dataclass
@@ -170,7 +192,7 @@ class _Search:
     done: Rescue
     holdover: Holdover
     items: list[Item]
-    sources: Sources
+    how: _How
     place: Path
 
     @property
@@ -182,21 +204,34 @@ class _Search:
         return self.holdover.program_of(self.items[0].process)
 
     def find(self, everyone: Iterable[Process]) -> Rescued:
-        """First with this system's libraries; if these do not serve, with those of its own."""
+        """First with this system's libraries; if these do not serve, with those of its own.
+
+        A process may have mapped what nothing fits; those that the first serve have them at once.
+        """
+        if not self.build.build_id:
+            raise RefusedError("its executable has no build-id to tell its packages by")
         self.place.mkdir()
         proc, mapped = self.holdover.proc, self.place / "mapped"
         here = modules_on_this_machine(proc, everyone, self.program, self.build, mapped)
         found = self._with_packages(here, dependencies=False)
         failing = self._failing(found)
-        if not failing:
+        if not any(failing.values()):
             return found
+        self._serve(frozenset(pid for pid, names in failing.items() if not names))
         try:
             return self._with_packages(here, dependencies=True)
         except HoldoverError as error:
-            if len(failing) == len(found.modules):
+            if all(len(names) == len(found.modules) for names in failing.values() if names):
                 raise
             self.done.take_note(error)
             return found
+
+    def _serve(self, pids: Collection[int]) -> None:
+        """Some of the processes, with what was found; the search goes on for the others."""
+        served = [item for item in self.items if item.process.id.pid in pids]
+        self.items = [item for item in self.items if item not in served]
+        rehearse = self.how.rehearse
+        _carry_out(self.done, self.holdover, Aim.CATCH_UP, served, rehearse=rehearse)
 
     def _with_packages(self, here: dict[Module, str], *, dependencies: bool) -> Rescued:
         """What is on this machine comes first; packages have the rest."""
@@ -225,10 +260,10 @@ class _Search:
         return any(names - item.process.loaded for item in self.items)
 
     def _fetch(self, *, dependencies: bool) -> Fetched:
-        process, build = self.items[0].process, self.build
+        build = self.build
         self.holdover.progress(f"looking for the packages of {build.version or build.program}")
         wanted = Wanted(
-            executable=process.executable,
+            executable=self._executable,
             build_id=build.build_id,
             version=build.version,
             directories=build.directories,
@@ -237,26 +272,41 @@ class _Search:
         place = self.place / ("system" if dependencies else "build")
         place.mkdir()
         progress = self.holdover.progress
-        return fetch(wanted, place, self.sources, dependencies=dependencies, progress=progress)
+        try:
+            return fetch(
+                wanted, place, self.how.sources, dependencies=dependencies, progress=progress
+            )
+        except HoldoverError:
+            shutil.rmtree(place, ignore_errors=True)  # what is found without it may need the room
+            raise
+
+    @property
+    def _executable(self) -> Path:
+        """Where it was installed: a user may run it by a name that no package knows."""
+        proc, all_of_them = self.holdover.proc, [item.process for item in self.items]
+        named = (p for p in all_of_them if is_named_by_root(proc, p.id.pid, "exe"))
+        return next(named, all_of_them[0]).executable
 
     def _modules_in(self, root: Path) -> Iterator[Module]:
         """Those that carry the stamp."""
         for directory in self.build.directories:
             for path in sorted((root / directory.relative_to("/")).glob("*.so")):
-                with path.open("rb") as file:
-                    try:
+                try:
+                    with path.open("rb") as file:
                         stamp = read_module_stamp(file, self.program)
-                    except ElfError:
-                        continue
+                except (OSError, ElfError):  # a link to what was not unpacked, or no module
+                    continue
                 if stamp == self.build.stamp:
                     yield Module(path.stem, path, stamp)
 
-    def _failing(self, found: Rescued) -> frozenset[str]:
-        """Names of modules that would not load in one of the processes."""
+    def _failing(self, found: Rescued) -> dict[int, frozenset[str]]:
+        """For each process, by its pid, names of modules that would not load in it."""
         self.holdover.rescued[self.build.build_id] = found
         seen, _ = self.holdover.status([item.process.id.pid for item in self.items])
-        late = [late for process in seen.processes for late in process.own]
-        return frozenset(entry.name for entry in late if entry.problem and not entry.other)
+        return {
+            process.id.pid: frozenset(e.name for e in process.own if e.problem and not e.other)
+            for process in seen.processes
+        }
 
 
 def _moved(modules: dict[Module, str], place: Path) -> Iterator[tuple[Module, str]]:

@@ -56,4 +56,4 @@ class RootedLibraries(Libraries):
     def _inside(self, path: Path) -> Path:
         if path.is_relative_to(self._root):
             return path
-        return self._root / path.relative_to("/")
+        return self._root / str(path).lstrip("/")  # "//usr/lib" is a path, too

@@ -5,9 +5,12 @@ Nothing of a target process's environment ever gets in here.
 """
 
 import os
+import select
 import shlex
 import subprocess
 import tempfile
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +18,8 @@ from typing import IO
 
 from holdover.errors import CommandError
 
-__all__ = ["run", "Done", "reading", "watch", "Watched", "background", "ENVIRONMENT"]
+__all__ = ["run", "Done", "reading", "end_of_output", "watch", "Watched", "background"]
+__all__ += ["ENVIRONMENT"]
 
 Done = subprocess.CompletedProcess[str]
 
@@ -90,6 +94,28 @@ def reading(
         finally:
             process.kill()
             process.wait()
+
+
+def end_of_output(*command: str, most: int, timeout: float) -> bytes:
+    """The last bytes that a command writes to stdout, `most` of them, however many it writes.
+
+    Raises `CommandError` as `run`.
+    """
+    deadline = time.monotonic() + timeout
+    blocks, size = deque[bytes](), 0
+    with reading(*command) as output:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([output], [], [], left)[0]:
+                raise CommandError(f"took more than {timeout} s: {_pastable(command)}")
+            block = os.read(output.fileno(), 1 << 16)
+            if not block:
+                break
+            blocks.append(block)
+            size += len(block)
+            while size - len(blocks[0]) >= most:
+                size -= len(blocks.popleft())
+    return b"".join(blocks)[-most:]
 
 
 @dataclass(frozen=True, slots=True)

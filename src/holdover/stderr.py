@@ -19,7 +19,7 @@ from holdover.complaints import Log, Said, of_this_run
 from holdover.errors import CommandError, MalformedError, UnreadableError, VanishedError
 from holdover.mounts import parse_mountinfo
 from holdover.procfs import ProcFs
-from holdover.run import run
+from holdover.run import end_of_output
 from holdover.trust import distrust
 
 __all__ = ["Stderr"]
@@ -156,9 +156,9 @@ class Stderr:
             raise UnreadableError("its stderr is a socket")
         if not self.journal:
             raise UnreadableError("its stderr goes to the journal, which is not asked now")
-        said = self._journal(f"--since=@{started - 1:.3f}", f"--lines={_MOST_LINES}", f"_PID={pid}")
-        text, missing = said.encode(), ""
-        if text.count(b"\n") >= _MOST_LINES:
+        text = self._journal(f"--since=@{started - 1:.3f}", f"--lines={_MOST_LINES}", f"_PID={pid}")
+        missing = ""
+        if text.count(b"\n") >= _MOST_LINES or len(text) >= _MOST:
             missing = _LONGER
         elif started < self._goes_back - _INACCURACY:
             if self._journal(f"--until=@{started:.3f}", "--lines=1"):
@@ -167,10 +167,11 @@ class Stderr:
                 missing = _NOT_THE_START
         return Said(text, True, missing)
 
-    def _journal(self, *words: str) -> str:
+    def _journal(self, *words: str) -> bytes:
+        """A line may have megabytes."""
         command = ("journalctl", "--quiet", "--boot", "--no-pager", "--output=cat", *words)
         try:
-            return run(*command, timeout=_PATIENCE).stdout
+            return end_of_output(*command, most=_MOST, timeout=_PATIENCE)
         except CommandError as error:
             self.journal = False  # one that hangs would hang again
             raise UnreadableError(f"the journal cannot be asked: {error.message}") from error

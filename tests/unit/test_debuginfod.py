@@ -2,13 +2,15 @@
 """What a debuginfod server sends counts only as a module of the build-id that was asked for."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from unit.elf_images import Image, build_id_note
 
 from holdover.errors import CommandError
-from holdover.packages.fetch import PackageFile, Wanted
+from holdover.packages.fetch import PackageFile, Sources, Wanted, apt, debuginfod
 from holdover.packages.fetch.debuginfod import modules_by_build_id
 from holdover.run import ENVIRONMENT
 
@@ -106,3 +108,59 @@ def test_client_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandError, match="debuginfod-find is not installed"):
         modules_by_build_id([OWN], WANTED, ["http://a"], tmp_path / "place", lambda _: None)
+
+
+def test_server_that_hangs_has_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Path
+) -> None:
+    monkeypatch.setattr(debuginfod, "_SECONDS", 0.2)
+    assert asked(tmp_path, monkeypatch, module, OWN, told="$(exec sleep 3)") == {}
+
+
+def test_servers_have_their_time_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Path
+) -> None:
+    monkeypatch.setattr(debuginfod, "_ALL_SECONDS", -1.0)
+    assert asked(tmp_path, monkeypatch, module, OWN) == {}
+    assert not (tmp_path / "place/cache").exists()
+
+
+def test_client_is_told_how_large_a_module_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Path
+) -> None:
+    told = f'"$DEBUGINFOD_CACHE_PATH/$3/executable"; echo $DEBUGINFOD_MAXSIZE >{tmp_path}/size'
+    assert asked(tmp_path, monkeypatch, module, OWN, told=told)
+    assert int((tmp_path / "size").read_text()) == debuginfod._LARGEST
+
+
+class Archive:
+    """A set of sources, with the build-ids that its packages of debug symbols list."""
+
+    def __init__(self, *ids: str) -> None:
+        self.ids = ids
+
+    def records(self, pins: Sequence[str]) -> list[dict[str, str]]:
+        return [{"Package": pin, "Build-Ids": " ".join(self.ids)} for pin in pins]
+
+
+def test_build_ids_of_another_archive_are_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[frozenset[str]] = []
+
+    def ask(ids: frozenset[str], *_: object) -> dict[str, PackageFile]:
+        asked.append(ids)
+        return {}
+
+    monkeypatch.setattr(apt, "modules_by_build_id", ask)
+    fetch = apt._Fetch.__new__(apt._Fetch)
+    fetch.wanted, fetch.names, fetch.version = WANTED, ("qemu",), "1"
+    fetch.sources, fetch.dependencies = Sources(debuginfod=("http://a",)), False
+    fetch.place, fetch.notes, fetch.progress = tmp_path, [], lambda _: None
+    made = [Archive(), Archive("dd" * 20, OTHER), Archive(WANTED.build_id, OWN)]
+    fetch.indexes = SimpleNamespace(made=made, online=True, bytes_downloaded=0)  # type: ignore[assignment]
+    assert fetch._by_build_id() is None
+    assert asked == [{WANTED.build_id, OWN}]
+    made.pop()
+    assert fetch._by_build_id() is None
+    assert len(asked) == 1

@@ -2,7 +2,7 @@
 """Directories in which builds look last: what is made of them and put back, after a kill too."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from unit.test_store import killed_after
 from holdover.delivering import in_place, tidy
 from holdover.fallbacks import MARK, Fallbacks
 from holdover.model import Holding, Process, Scan, Unreadable
+from holdover.procfs import ProcFs
+from holdover.steps.scan import _Look
 from holdover.store import Store
 
 VERSION = "Debian_1_5.2+dfsg-11"
@@ -246,3 +248,18 @@ def test_damage_does_not_serve_anybody(place: Place) -> None:
     place.fallbacks.put(place.directory, place.first.view)
     (place.first.view / "block-curl.so").write_text("changed")
     assert in_place(place.store, place.process(), place.second) == place.second
+
+
+# -- who cannot use it -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [Path.mkdir, Path.touch, lambda _: None])
+def test_var_run_that_is_no_link_keeps_nobody_from_another_delivery(
+    tmp_path: Path, made: Callable[[Path], None]
+) -> None:
+    (tmp_path / "42/root/var").mkdir(parents=True)
+    made(tmp_path / "42/root/var/run")
+    (tmp_path / "self").symlink_to("42")
+    look = _Look(ProcFs(tmp_path), (), (), tmp_path, None, None)
+    old = replace(build(), fallback=Path("/run/qemu", VERSION))
+    assert look._no_fallback(42, old) == "/var/run is not /run in its mount namespace"

@@ -7,18 +7,23 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.hostile import sparse
 
 from holdover.errors import CommandError, MalformedError
-from holdover.packages.fetch import PackageFile
+from holdover.packages.fetch import PackageFile, Wanted, rpm
+from holdover.packages.fetch.aptsources import Target
+from holdover.packages.fetch.indexes import _copy_indexes as copy_indexes
 from holdover.packages.fetch.package_files import Holdings, copy_verified, files_below
-from holdover.packages.fetch.unpacking import of_use, plain, unpack
-from holdover.run import reading
+from holdover.packages.fetch.private import HostApt, PrivateApt
+from holdover.packages.fetch.repodata import Entry
+from holdover.packages.fetch.unpacking import assemble, of_use, plain, unpack
+from holdover.run import ENVIRONMENT, reading
 
 CONTENT = b"a package"
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -96,6 +101,13 @@ def test_pipe_in_place_of_a_file_does_not_hold_us_up(tmp_path: Path) -> None:
     assert said.endswith("is no regular file")
 
 
+def test_file_that_never_ends_does_not_hold_us_up(tmp_path: Path) -> None:
+    endless = sparse(tmp_path / "source", CONTENT, 1 << 42)
+    said = copy_verified(endless, tmp_path / "copy", package())
+    assert f"it has more than {1 << 30} bytes, the index says {DIGEST}" in said
+    assert not (tmp_path / "copy").exists()
+
+
 def test_copy_is_looked_at_again_and_keeps_its_origin(tmp_path: Path) -> None:
     notes: list[str] = []
     holdings = Holdings(tmp_path / "own", notes)
@@ -113,6 +125,80 @@ def test_copy_is_looked_at_again_and_keeps_its_origin(tmp_path: Path) -> None:
     holdings.path(taken).write_bytes(b"A package")
     assert holdings.find(package()) is None
     assert notes == []
+
+
+def test_link_and_pipe_in_place_of_an_index_are_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("root's alone")
+    for name in ("suite", "signed", "elsewhere"):
+        (tmp_path / "dists" / name).mkdir(parents=True)
+    dists, mirror = tmp_path / "dists", tmp_path / "mirror"
+    (dists / "suite/InRelease").write_text("signed")
+    (dists / "suite/Packages").symlink_to(tmp_path / "secret")
+    os.mkfifo(dists / "suite/Packages.xz")
+    (dists / "signed/Release").write_text("signed")
+    (dists / "signed/Release.gpg").symlink_to(tmp_path / "secret")
+    (dists / "stable").symlink_to("suite")
+    assert copy_indexes(dists, mirror) == [mirror / "suite"]
+    copied = [path for path in mirror.rglob("*") if path.is_file()]
+    assert sorted(path.read_text() for path in copied) == ["signed", "signed"]
+
+
+def test_list_that_others_can_change_is_not_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists, mine = tmp_path / "host", tmp_path / "of another"
+    for directory in (lists, mine):
+        directory.mkdir()
+    (mine / "Packages").write_text("changed since")
+    mine.chmod(0o777)
+    targets = [Target(uri, "x", "", "main", lists / uri, trusted=uri != "c") for uri in "abc"]
+    (lists / "a").write_text("as apt has checked it")
+    (lists / "b").symlink_to(mine / "Packages")
+    (lists / "c").write_text("as anybody wrote it")
+    host = HostApt((), (), lists, tmp_path, "amd64", "")
+    monkeypatch.setattr(PrivateApt, "targets", lambda *_: tuple(targets))
+    apt = PrivateApt(tmp_path / "private", host, ())
+    assert apt.adopt_lists() == (
+        f"b x is not used: {mine}: others can write to it",
+        "c x is not used: it is not signed",
+    )
+    assert {path.name for path in apt.lists.iterdir()} == {"a", "partial"}
+
+
+def test_only_plain_files_of_a_packages_size_are_asked_for_a_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tool, said in (("rpm", "qemu 1-1 x86_64"), ("rpmkeys", "a.rpm: digests signatures OK")):
+        script = f'#!/bin/sh\nfor file; do :; done\necho "$file" >>{tmp_path}/asked\necho {said}'
+        (tmp_path / tool).write_text(script)
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path}:{ENVIRONMENT['PATH']}")
+    monkeypatch.setenv("PATH", ENVIRONMENT["PATH"])
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    os.mkfifo(brought / "pipe.rpm")
+    sparse(brought / "endless.rpm", CONTENT, 1 << 42)
+    (brought / "gone.rpm").symlink_to("nowhere")
+    (brought / "a.rpm").write_bytes(CONTENT)
+    fetch = rpm._Fetch.__new__(rpm._Fetch)
+    fetch.names, fetch.notes = frozenset({"qemu"}), []
+    fetch.places = [files_below(brought, "brought", ".rpm")]
+    assert [(e.file.file_name, e.file.digest) for e in fetch._signed_files()] == [("a.rpm", DIGEST)]
+    assert set((tmp_path / "asked").read_text().split()) == {str(brought / "a.rpm")}
+    assert [note.partition(" cannot")[0] for note in fetch.notes] == [str(brought / "gone.rpm")]
+
+
+def test_manager_that_says_nothing_is_not_quoted(tmp_path: Path) -> None:
+    class Silent:
+        downloads = tmp_path
+
+        def download(self, packages: list[str], *, dependencies: bool) -> str:
+            return ""
+
+    fetch = rpm._Fetch.__new__(rpm._Fetch)
+    fetch.notes, fetch.downloaded, fetch.progress = [], 0, lambda _: None
+    fetch._download(Silent(), [Entry(package(), (), "")])  # type: ignore[arg-type]
+    assert fetch.notes == []
 
 
 # -- unpacking -------------------------------------------------------------------------------------
@@ -175,6 +261,15 @@ def test_devices_and_names_that_climb_are_not_made(root: Path) -> None:
         ALL,
     )
     assert done == ("/usr/lib/a", "/usr/lib/b")
+
+
+@pytest.mark.parametrize("build_id", ["", "aa" * 20])
+def test_packages_without_the_executable_are_of_no_build(tmp_path: Path, build_id: str) -> None:
+    wanted = Wanted(Path("/usr/bin/program"), build_id, "", (), ())
+    packages = {package(): nullcontext(archive(("./usr/lib/liba.so", keep, b"library")))}
+    owners, problem = assemble(tmp_path / "root", wanted, packages)
+    assert owners == {}
+    assert problem.startswith("/usr/bin/program is not there")
 
 
 def test_later_package_replaces_a_file_and_does_not_write_through_a_link(root: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.hostile import sparse
 
 from holdover.errors import MalformedError
 from holdover.packages.fetch import PackageFile, package_version
 from holdover.packages.fetch import aptsources as sources
 from holdover.packages.fetch import apttext as text
+from holdover.packages.fetch.indexes import _text as answer_of
 from holdover.packages.fetch.repodata import parse_primary, parse_unsigned, repository_of
 from holdover.packages.fetch.rpm import parse_checksig, version_release
 from holdover.packages.fetch.snapshots import binfiles_address, parse_binfiles, sources_at
@@ -95,6 +97,12 @@ def test_address_that_makes_no_sense_is_not_left_out() -> None:
         text.parse_uris("'http://mirror/x.deb' ../x.deb 1 SHA256:0\n")
 
 
+@pytest.mark.parametrize("name", ["..%2f..%2fetc%2fx.deb", "a%00.deb", "..", ""])
+def test_address_does_not_make_a_name_that_leads_elsewhere(name: str) -> None:
+    with pytest.raises(MalformedError, match="no package file can be called"):
+        text.parse_uris(f"'http://m/pool/{name}' a_1_amd64.deb 105 SHA256:5C10\n")
+
+
 def test_resolved_packages_are_arguments_for_apt() -> None:
     assert text.parse_resolved(URIS, "amd64") == (
         "qemu-block-extra=1:7+d-7",
@@ -141,6 +149,14 @@ def test_sources_that_go_without_signatures_are_left_out() -> None:
     ours, third = sources.parse_deb822(DEB822)
     assert ours.suites == ("trixie", "trixie-updates")
     assert third.keys.startswith("\n -----BEGIN PGP")
+
+
+def test_line_of_a_key_is_no_file_of_keys() -> None:
+    ours, third = sources.parse_deb822(DEB822.replace(" abc", " /abc/debian-archive-keys"))
+    assert sources.key_files(ours.keys) == ("/usr/share/keyrings/debian-archive-keyring.gpg",)
+    assert sources.key_files("/a.gpg,/b.gpg 0123ABCD") == ("/a.gpg", "/b.gpg")
+    assert sources.key_files(third.keys) == ()
+    assert sources.keys_for((ours, third), "http://third/party/") == third.keys
 
 
 def test_same_mirror_for_another_release() -> None:
@@ -235,6 +251,15 @@ def test_earliest_place_of_a_file_comes_first() -> None:
     first, second = parse_binfiles(binfiles(), "amd64")
     assert (first.archive, first.time) == ("debian-security", datetime(2026, 1, 2, 3, 4, 5))
     assert second.archive == "debian"
+
+
+def test_archive_does_not_keep_us_busy_for_ever(tmp_path: Path) -> None:
+    answer = json.loads(binfiles())
+    times = [f"20260102T{hour:02}{minute:02}00Z" for hour in range(24) for minute in range(60)]
+    answer["fileinfo"]["a"] = [{"archive_name": "debian", "first_seen": t} for t in times]
+    assert len(parse_binfiles(json.dumps(answer), "amd64")) == 8
+    endless = sparse(tmp_path / "answer", b"{", 1 << 42)
+    assert len(answer_of(endless)) == 1 << 24
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", 7, "http://x"])

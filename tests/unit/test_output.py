@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is shown can be read by people and by programs, whatever a guest is called."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdover.cli.output import COLOURS, human_bytes, print_json, print_table, progress
+from holdover.cli.text import printable
 from holdover.model import State
 
 COLUMNS = ("PID", "STATE", "REASON")
@@ -145,3 +147,16 @@ def test_progress_is_silent_without_a_terminal(
     with progress(wanted=wanted) as report:
         report("working")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["[/]", "[bold]web01", "web\x1b]0;x\x0701", "[link=x]a", "\ud800"])
+def test_progress_shows_a_name_as_it_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress(wanted=True) as report:
+        report(f"protecting {name}")
+    assert f"protecting {printable(name)}" in terminal.getvalue()

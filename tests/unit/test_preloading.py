@@ -14,11 +14,33 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.factories import OTHER_STAMP, VIEWS, holding, modules, process, scan, snapshot
+from unit.factories import (
+    OTHER_STAMP,
+    VIEWS,
+    holding,
+    modules,
+    process,
+    scan,
+    snapshot,
+    store_below,
+)
 
 from holdover.errors import HoldoverError, RefusedError, VanishedError
+from holdover.flow import Holdover
 from holdover.judging import no_preload
-from holdover.model import Delivery, Item, LateLoad, Process, State
+from holdover.model import (
+    Capture,
+    Delivery,
+    Item,
+    LateLoad,
+    Outcome,
+    Plan,
+    Process,
+    ProcessId,
+    Purpose,
+    Scan,
+    State,
+)
 from holdover.monitors import qmp_sockets
 from holdover.preloading import preload_modules
 from holdover.procfs import ProcFs
@@ -399,3 +421,41 @@ def test_name_that_virsh_would_take_for_a_number_is_refused(virsh: Path) -> None
 def test_name_that_is_not_libvirts_is_no_way_to_libvirt(virsh: Path, name: str) -> None:
     assert not preload._is_libvirts(process(name=name))
     assert not preload._is_libvirts(process(pid=5, name="guest4711"))
+
+
+# -- when it is its turn ---------------------------------------------------------------------------
+
+
+class Order(Holdover):
+    """Serves nobody, and remembers who was to be served."""
+
+    def __init__(self, store: Path, *guests: Process, deliver: dict[int, Delivery]) -> None:
+        super().__init__(store=store_below(store))
+        self.guests = guests
+        self.deliver = deliver
+        self.done: list[str] = []
+
+    def _scan(self, pids: object = (), *, installed: bool = False, late: bool = True) -> Scan:
+        return scan()
+
+    def _decide(self, seen: Scan, aim: Aim, touches: object) -> Plan:
+        items = (Item(g, State.CURRENT, "", deliver=self.deliver[g.id.pid]) for g in self.guests)
+        wanted = Capture(STUCK.build, Purpose.HOLD, Path("/qemu"), (), "")
+        return Plan(tuple(items), captures=(wanted,))
+
+    def _serve(self, item: Item) -> Outcome:
+        self.done.append(str(item.process.id.pid))
+        return Outcome(item.process, item.state, "")
+
+    def _hold_for(self, transaction: ProcessId, wanted: Capture) -> str:
+        self.done.append("installed")
+        return ""
+
+
+def test_who_has_to_answer_comes_when_all_else_is_done(tmp_path: Path) -> None:
+    """One that never does would use up the time of a hook."""
+    ways = {1: Delivery.PRELOAD, 2: Delivery.ENVIRONMENT, 3: Delivery.PRELOAD, 4: Delivery.MOUNT}
+    order = Order(tmp_path, *map(process, ways), deliver=ways)
+    done = order.carry_out(Aim.PROTECT, transaction=ProcessId(5, 5))
+    assert order.done == ["2", "4", "installed", "1", "3"]
+    assert {outcome.process.id.pid for outcome in done.outcomes} == {1, 2, 3, 4}

@@ -69,6 +69,13 @@ def test_what_the_old_system_has_not_is_not_taken_from_this_one(host: Host, old:
     assert rooted(host, old).library(host.library("libq.so.1")) is None
 
 
+def test_path_with_more_slashes_leads_below_its_root_too(host: Host, old: Old) -> None:
+    inside, here = old.library("libq.so.1"), host.library("libq.so.1")
+    found = rooted(host, old).library(Path(f"/{here}"))
+    assert found is not None
+    assert found.path == inside
+
+
 def test_absolute_link_out_of_the_root_leads_nowhere(host: Host, old: Old) -> None:
     here = host.library("libq.so.1")
     (old.lib / "libq.so.1").symlink_to(here)

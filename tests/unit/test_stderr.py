@@ -260,6 +260,27 @@ def test_how_far_the_journal_goes_back_is_asked_of_the_oldest_process_alone(
     assert asked.read_text().count("--until=") == 1
 
 
+def test_only_the_end_of_long_lines_in_the_journal_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journalctl(tmp_path, monkeypatch, "head -c 5000000 /dev/zero; echo end")
+    with of_the_journal() as pid:
+        found = said(pid, journal=True)
+    assert len(found.text) == holdover.stderr._MOST
+    assert found.text.endswith(b"\0end\n")
+    assert found.missing == "its log is longer than what is read of it"
+
+
+def test_a_journal_that_never_ends_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdover.stderr, "_PATIENCE", 0.2)
+    for script in ("exec sleep 60", "exec cat /dev/zero"):
+        journalctl(tmp_path, monkeypatch, script)
+        with of_the_journal() as pid:
+            assert "took more than 0.2 s" in told(pid, journal=True)
+
+
 def test_a_journal_that_begins_later_does_not_tell_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -445,6 +445,20 @@ def test_directory_of_a_killed_rescue_goes_with_the_next_writer(store: Store) ->
         assert list((store.objects / "rescue").iterdir()) == []
 
 
+def test_rescue_that_ends_while_a_writer_looks_is_in_nobodys_way(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends_now(directory: Path) -> Iterator[Path]:
+        yield from listed(directory)
+        if directory.name == "rescue":
+            yield directory / "it was here a moment ago"
+
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", ends_now)
+    with store.writing(0):
+        pass
+
+
 def test_readers_need_no_lock(store: Store, origins: tuple[Path, ...]) -> None:
     held(store, origins)
     with store.writing(0):

@@ -81,14 +81,18 @@ def _print_on_terminal(columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 @contextmanager
 def progress(*, wanted: bool) -> Iterator[Progress]:
-    """A line that says what is being done, on a terminal, while it is being done."""
+    """A line that says what is being done, on a terminal, while it is being done.
+
+    It may have a guest's name in it, which says what its user likes, and must mean nothing to rich.
+    """
     if not (wanted and sys.stderr.isatty()):
         yield lambda _: None
         return
     from rich.console import Console
+    from rich.text import Text
 
     with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(text)
+        yield lambda text: status.update(Text(printable(text)))
 
 
 def process_columns(process: Process, state: State) -> tuple[str, str, str]:

@@ -322,9 +322,10 @@ class _Look:
         return self.mounts.refusal(process.id.pid, process.executable_file, directory)
 
     def _fallback(self, pid: int, build: Build) -> Path | None:
+        if build.fallback is None:
+            return None
         with suppress(OSError):
-            leads_to = os.readlink(self.proc.path(pid, f"root{build.fallback}/{MARK}"))
-            return Path(leads_to) if build.fallback else None
+            return Path(os.readlink(self.proc.path(pid, f"root{build.fallback}/{MARK}")))
         return None
 
     def _no_fallback(self, pid: int, build: Build) -> str:
@@ -332,7 +333,10 @@ class _Look:
             return "its build looks nowhere else for a module that it could not load"
         if reason := distrust(build.fallback):
             return f"others than root can put modules where it looks last: {reason}"
-        if self.proc.link(pid, "root/var/run") not in ("/run", "../run"):
+        leads_to = ""
+        with suppress(OSError):  # a directory, or not there: other deliveries do not mind
+            leads_to = os.readlink(self.proc.path(pid, "root/var/run"))
+        if leads_to not in ("/run", "../run"):
             return "/var/run is not /run in its mount namespace"
         return self._hidden_store(pid)
 

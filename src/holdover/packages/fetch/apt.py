@@ -22,7 +22,7 @@ from holdover.packages.fetch.apttext import cache_name, depends_on, parse_owners
 from holdover.packages.fetch.debuginfod import modules_by_build_id
 from holdover.packages.fetch.indexes import Index, Indexes
 from holdover.packages.fetch.package_files import Holdings, Place, files_below
-from holdover.packages.fetch.private import read_host
+from holdover.packages.fetch.private import PrivateApt, read_host
 from holdover.packages.fetch.unpacking import assemble
 from holdover.run import reading, run
 
@@ -79,16 +79,21 @@ class _Fetch:
         servers, place = self.sources.debuginfod, self.place / "by-build-id"
         if not servers or not self.indexes.online or self.dependencies:
             return None
-        pins = [f"{name}-dbgsym={self.version}" for name in self.names]
-        records = [r for apt in self.indexes.made if pins for r in apt.records(pins)]
-        ids = {word for record in records for word in record.get("Build-Ids", "").split()}
-        if self.wanted.build_id not in ids:
+        ids = next(filter(None, map(self._build_ids, self.indexes.made)), frozenset())
+        if not ids:
             self.notes.append("no package list names the build-ids that debuginfod is asked for")
             return None
         owners = modules_by_build_id(ids, self.wanted, servers, place, self.progress)
         size = self.indexes.bytes_downloaded + sum(file.size for file in owners.values())
         files, notes = tuple(owners.values()), tuple(dict.fromkeys(self.notes))
         return Fetched(place / "root", files, owners, size, notes) if owners else None
+
+    def _build_ids(self, apt: PrivateApt) -> frozenset[str]:
+        """Those of the build, if these sources know it: others may have another of that version."""
+        pins = [f"{name}-dbgsym={self.version}" for name in self.names]
+        records = apt.records(pins) if pins else ()
+        ids = frozenset(word for r in records for word in r.get("Build-Ids", "").split())
+        return ids if self.wanted.build_id in ids else frozenset()
 
     # -- which packages ------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["Entry", "Target", "parse_one_line", "parse_deb822", "parse_targets"]
-__all__ += ["stanza", "suites_of", "codenames", "keys_for", "own_codename", "targets_of"]
+__all__ += ["stanza", "suites_of", "codenames", "keys_for", "key_files", "own_codename"]
+__all__ += ["targets_of"]
 
 _DEBIAN = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
 _UBUNTU = ("jammy", "noble", "questing", "resolute")
@@ -20,6 +21,7 @@ _ONE_LINE = re.compile(
 )
 _UNVERIFIED = re.compile(r"(?im)(?:^|\s)(?:trusted|allow-insecure)\s*[=:]\s*(?!no\b|false\b)\S")
 _DEBIAN_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_EMBEDDED_KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,20 @@ def stanza(uri: str, suites: Iterable[str], components: Iterable[str], keys: str
     return "\n".join([*lines, *([f"Signed-By: {keys}"] if keys else [])]) + "\n"
 
 
+def key_files(keys: str) -> tuple[str, ...]:
+    """The files in a Signed-By; a line of a key that stands there itself may look like one."""
+    if _EMBEDDED_KEY in keys:
+        return ()
+    return tuple(word for word in re.split(r"[\s,]+", keys) if word.startswith("/"))
+
+
 def keys_for(entries: Iterable[Entry], uri: str) -> str:
     """Signed-By of the machine's source with that address, good for other releases too."""
     same = (e.keys for e in entries if uri.rstrip("/") in (u.rstrip("/") for u in e.uris))
     keys = next(same, "")
-    if "/debian-archive-" in keys and str(_DEBIAN_KEYS) not in keys and _DEBIAN_KEYS.exists():
+    files = key_files(keys)
+    debian = any("/debian-archive-" in file for file in files)
+    if debian and str(_DEBIAN_KEYS) not in files and _DEBIAN_KEYS.exists():
         return f"{keys} {_DEBIAN_KEYS}"
     return keys
 

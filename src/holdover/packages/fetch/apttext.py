@@ -38,13 +38,16 @@ def parse_uris(text: str) -> tuple[PackageFile, ...]:
         found = _URI.fullmatch(line)
         if found is None:
             raise MalformedError(f"a line of apt's makes no sense: {line[:200]!r}")
+        file_name = unquote(found["address"].rpartition("/")[2])
+        if "/" in file_name or "\0" in file_name or file_name in ("", ".", ".."):
+            raise MalformedError(f"no package file can be called {file_name[:200]!r}")
         digest = f"{found['kind'].lower()}:{found['hash'].lower()}" if found["kind"] else ""
         files.append(
             PackageFile(
                 name=found["name"],
                 version=unquote(found["version"]),
                 architecture=found["architecture"],
-                file_name=unquote(found["address"].rpartition("/")[2]),
+                file_name=file_name,
                 digest=digest,
                 size=int(found["size"]),
                 address=found["address"],

@@ -7,6 +7,7 @@ names it. Source: debuginfod-find(1).
 
 import re
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,9 @@ _ORIGIN = "debuginfod, by its build-id alone"
 _BUILD_ID = re.compile(r"[0-9a-f]{16,128}")
 _FILE = re.compile(r"(?im)^x-debuginfod-file: *(?:[^\r\n]*/)?([A-Za-z0-9_.+-]{1,100}\.so)\r?$")
 _MOST = 500  # build-ids; the packages of a build have some ten each
+_LARGEST = 1 << 26  # bytes; a module has some hundred thousand
 _SECONDS = 120.0
+_ALL_SECONDS = 900.0
 
 
 def modules_by_build_id(
@@ -29,7 +32,8 @@ def modules_by_build_id(
 ) -> dict[str, PackageFile]:
     """What the servers have of these, below `place`/root where modules lie; by path, as in there.
 
-    Raises `CommandError` if the client is not installed.
+    What they do not send in time they have not. Raises `CommandError` if the client is not
+    installed.
     """
     if shutil.which("debuginfod-find") is None:
         raise CommandError("debuginfod-find is not installed", hint="install elfutils' client")
@@ -37,7 +41,10 @@ def modules_by_build_id(
     (place / "root" / directory.relative_to("/")).mkdir(parents=True)
     found: dict[str, PackageFile] = {}
     asked = sorted(set(filter(_BUILD_ID.fullmatch, ids)) - {wanted.build_id})[:_MOST]
+    deadline = time.monotonic() + _ALL_SECONDS
     for number, build_id in enumerate(asked, 1):
+        if time.monotonic() > deadline:
+            break
         progress(f"asking debuginfod for file {number} of {len(asked)}")
         name, path = _ask(build_id, servers, place)
         if name and path and _is(path, build_id):
@@ -56,9 +63,13 @@ def _ask(build_id: str, servers: Sequence[str], place: Path) -> tuple[str, Path 
         f"DEBUGINFOD_CACHE_PATH={place}/cache",
         "DEBUGINFOD_TIMEOUT=20",
         f"DEBUGINFOD_MAXTIME={_SECONDS:.0f}",
+        f"DEBUGINFOD_MAXSIZE={_LARGEST}",
     )
     command = ("debuginfod-find", "-v", "executable", build_id)
-    done = run("env", *settings, *command, check=False, timeout=2 * _SECONDS)
+    try:
+        done = run("env", *settings, *command, check=False, timeout=2 * _SECONDS)
+    except CommandError:  # it hangs; it may have sent others
+        return "", None
     name = _FILE.search(done.stderr)
     path = Path(done.stdout.strip())
     there = done.returncode == 0 and path.is_relative_to(place / "cache") and path.is_file()

@@ -5,6 +5,7 @@ The machine's own lists as they are; those in a directory that somebody brought;
 sources, updated; the same mirrors with other releases; an archive of superseded builds.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,18 +18,21 @@ from holdover.packages.fetch.aptsources import (
     Entry,
     Target,
     codenames,
+    key_files,
     keys_for,
     own_codename,
     stanza,
     suites_of,
     targets_of,
 )
+from holdover.packages.fetch.package_files import copy_without_links
 from holdover.packages.fetch.private import HostApt, PrivateApt
 from holdover.packages.fetch.snapshots import binfiles_address, parse_binfiles, sources_at
 
 __all__ = ["Index", "Indexes"]
 
 _GUESSES = 2  # releases in an archive of superseded builds: each is tried at several times
+_LONGEST_ANSWER = 1 << 24  # bytes
 _OS_RELEASE = Path("/etc/os-release")
 _TRUSTED = Path("/etc/apt/trusted.gpg.d")
 _INDEX_NAMES = re.compile(r"InRelease|Release|Release\.gpg|Packages(\.[a-z0-9]+)?")
@@ -141,7 +145,7 @@ class Indexes:
 
     def _all_keys(self) -> str:
         """Who vouches for any source of the machine vouches for what was brought."""
-        files = {w for e in self.host.entries for w in e.keys.split() if w.startswith("/")}
+        files = {file for entry in self.host.entries for file in key_files(entry.keys)}
         if any(not entry.keys for entry in self.host.entries):
             files |= {str(p) for p in _TRUSTED.glob("*") if p.suffix in (".gpg", ".asc")}
         return " ".join(sorted(files))
@@ -154,7 +158,7 @@ class Indexes:
         where = self.own.make_download_directory() / "binfiles"
         problem = self.own.download([(binfiles_address(address, name, version), where, "")])
         try:
-            seen = () if problem else parse_binfiles(where.read_text(), self.host.architecture)
+            seen = () if problem else parse_binfiles(_text(where), self.host.architecture)
         except (MalformedError, OSError, UnicodeDecodeError) as error:
             seen, problem = (), str(error)
         if not seen:
@@ -174,16 +178,24 @@ class Indexes:
         return keys_for(self.host.entries, same[0]) if same else self._all_keys()
 
 
+def _text(path: Path) -> str:
+    """What a server sent, as far as it may be an answer."""
+    with path.open("rb") as file:
+        return file.read(_LONGEST_ANSWER).decode()
+
+
 def _copy_indexes(source: Path, target: Path) -> list[Path]:
-    """The directories with a Release file, copied with what belongs to it."""
+    """The directories with a Release file, copied with what belongs to it; nothing behind links."""
     if not source.is_dir():
         return []
     releases = []
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and _INDEX_NAMES.fullmatch(path.name):
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            if path.name == "InRelease" or (path.parent / "Release.gpg").exists():
-                releases.append(copy.parent)
-    return list(dict.fromkeys(releases))
+    for at, below, names, directory in os.fwalk(source):
+        below.sort()
+        copies, copied = target / Path(at).relative_to(source), set()
+        for name in filter(_INDEX_NAMES.fullmatch, names):
+            copies.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if copy_without_links(directory, name, copies / name):
+                copied.add(name)
+        if "InRelease" in copied or copied >= {"Release", "Release.gpg"}:
+            releases.append(copies)
+    return releases

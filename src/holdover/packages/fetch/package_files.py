@@ -7,6 +7,8 @@ digest is refused, and said with both.
 
 import hashlib
 import os
+import shutil
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +17,9 @@ from typing import BinaryIO
 from holdover.packages.fetch import PackageFile
 from holdover.procfs import open_regular
 
-__all__ = ["Holdings", "Place", "files_below", "copy_verified"]
+__all__ = ["Holdings", "Place", "files_below", "copy_verified", "copy_without_links"]
 
+_LARGEST = 1 << 30  # bytes of a package file
 _STRONG = ("sha256", "sha384", "sha512")
 
 
@@ -105,13 +108,33 @@ def copy_verified(source: Path, target: Path, file: PackageFile) -> str:
         return ""
     if target != Path(os.devnull):
         target.unlink()
-    return f"refused {source}: it has {kind}:{digest}, the index says {file.digest}"
+    has = f"{kind}:{digest}" if size <= _LARGEST else f"more than {_LARGEST} bytes"
+    return f"refused {source}: it has {has}, the index says {file.digest}"
+
+
+def copy_without_links(directory: int, name: str, target: Path) -> bool:
+    """Copy a file of an open directory; False for what is no file itself: a link may lead anywhere.
+
+    Raises `OSError`.
+    """
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return False
+        with open(f"/proc/self/fd/{handle}", "rb") as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    finally:
+        os.close(handle)
+    return True
 
 
 def _copy(opened: BinaryIO, copy: BinaryIO, kind: str, limit: int) -> tuple[int, str]:
-    """How many bytes that were, and their digest; what is beyond `limit` is not copied."""
+    """How many bytes that were, and their digest; what is beyond `limit` is not copied.
+
+    A file may claim more bytes than can be read in a lifetime: it ends beyond those of any package.
+    """
     digest, size = hashlib.new(kind), 0
-    while block := opened.read(1 << 20):
+    while size <= max(limit, _LARGEST) and (block := opened.read(1 << 20)):
         size += len(block)
         digest.update(block)
         if size <= limit:

@@ -31,6 +31,7 @@ from holdover.packages.fetch.apttext import (
     parse_uris,
 )
 from holdover.run import Done, run
+from holdover.trust import distrust
 
 __all__ = ["HostApt", "PrivateApt", "read_host"]
 
@@ -133,20 +134,29 @@ class PrivateApt:
         return parse_targets(done.stdout)
 
     def adopt_lists(self) -> tuple[str, ...]:
-        """Copy the machine's lists that were signed; says which ones were not."""
-        unsigned = []
+        """Copy the machine's lists that were signed; says which ones were not.
+
+        apt may keep links into an archive on this machine, whose owner can change it since.
+        """
+        refused = []
         for target in self.targets(self.host.lists):
             if not target.path.exists():
                 continue
-            if not target.trusted:
-                unsigned.append(f"{target.uri} {target.release} is not signed: not used")
+            files = [target.path, *self._release_files(target)]
+            problem = "" if target.trusted else "it is not signed"
+            problem = problem or next(filter(None, map(distrust, files)), "")
+            if problem:
+                refused.append(f"{target.uri} {target.release} is not used: {problem}")
                 continue
-            shutil.copy2(target.path, self.lists)
-            base, meta, _ = target.path.name.rpartition(target.meta.replace("/", "_"))
-            for name in ("InRelease", "Release", "Release.gpg") if meta else ():
-                if (self.host.lists / f"{base}{name}").exists():
-                    shutil.copy2(self.host.lists / f"{base}{name}", self.lists)
-        return tuple(dict.fromkeys(unsigned))
+            for path in files:
+                shutil.copy2(path, self.lists)
+        return tuple(dict.fromkeys(refused))
+
+    def _release_files(self, target: Target) -> list[Path]:
+        base, meta, _ = target.path.name.rpartition(target.meta.replace("/", "_") or "/")
+        names = ("InRelease", "Release", "Release.gpg") if meta else ()
+        paths = [self.host.lists / f"{base}{name}" for name in names]
+        return [path for path in paths if path.exists()]
 
     def update(self) -> str:
         """Download what is newer; says what could not be had. What apt has verified is there."""

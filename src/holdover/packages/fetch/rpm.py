@@ -8,6 +8,7 @@ signature. Source: rpmkeys(8), --checksig; rpm2archive(8).
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,11 +29,14 @@ from holdover.packages.fetch.managers import INDEX, Manager, find_manager
 from holdover.packages.fetch.package_files import Holdings, Place, files_below
 from holdover.packages.fetch.repodata import Entry, parse_unsigned, read_primary
 from holdover.packages.fetch.unpacking import assemble
+from holdover.procfs import open_regular
 from holdover.run import reading, run
 
 __all__ = ["fetch", "parse_checksig", "version_release"]
 
 _QUERY = r"%{NAME}\t%{EVR}\t%{ARCH}\n"
+_LARGEST = 1 << 30  # bytes of a package file that was brought
+_PATIENCE = 60.0  # seconds for a look at one package file
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +130,31 @@ class _Fetch:
 
     def _signed_files(self) -> Iterator[Entry]:
         """Those that were brought, have a wanted name and a signature: then no index is needed."""
-        for paths in self.places[-1].files.values():
-            for path in paths:
-                asked = run("rpm", "--query", "--package", "--qf", _QUERY, path, check=False)
-                name, version, architecture = (asked.stdout.split() + [""] * 3)[:3]
-                if asked.returncode or not self._is_wanted(name) or not _is_signed(path)[1]:
-                    continue
-                digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-                size = path.stat().st_size
-                file = PackageFile(name, version, architecture, path.name, digest, size, "")
-                yield Entry(file, (), "")
+        for path in (path for paths in self.places[-1].files.values() for path in paths):
+            try:
+                yield from self._signed_file(path)
+            except (HoldoverError, OSError) as error:
+                self.notes.append(f"{path} cannot be used: {error}")
+
+    def _signed_file(self, path: Path) -> Iterator[Entry]:
+        """What is taken is looked at again: that nobody can change."""
+        file = open_regular(path)
+        if file is None:
+            return
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _LARGEST:
+                return
+            query = ("rpm", "--query", "--package", "--qf", _QUERY, path)
+            asked = run(*query, check=False, timeout=_PATIENCE)
+            name, version, architecture = (asked.stdout.split() + [""] * 3)[:3]
+            if asked.returncode or not self._is_wanted(name) or not _is_signed(path)[1]:
+                return
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        known = (f"sha256:{digest.hexdigest()}", size, "")
+        yield Entry(PackageFile(name, version, architecture, path.name, *known), (), "")
 
     def _candidates(self, index: _Index) -> Iterator[tuple[Entry, ...]]:
         """Packages of one version each."""
@@ -188,7 +207,7 @@ class _Fetch:
         place = files_below(manager.downloads, "archive", ".rpm")
         had = [entry.file.size for entry in entries if entry.file.file_name in place.files]
         self.downloaded += sum(had)
-        if len(had) < len(entries):
+        if said and len(had) < len(entries):
             self.notes.append(said)
         return place
 
@@ -236,7 +255,7 @@ class _Fetch:
 
 
 def _is_signed(path: Path) -> tuple[bool, bool]:
-    done = run("rpmkeys", "--checksig", path, check=False)
+    done = run("rpmkeys", "--checksig", path, check=False, timeout=_PATIENCE)
     return parse_checksig(done.stdout) if done.returncode == 0 else (False, False)
 
 

@@ -22,6 +22,8 @@ __all__ = ["Seen", "binfiles_address", "parse_binfiles", "sources_at"]
 _TIME = "%Y%m%dT%H%M%SZ"
 _LATER = (timedelta(), timedelta(days=1), timedelta(days=30))
 """After a file was first seen: an index may name it some time later."""
+_MOST = 8
+"""Times: each costs an update of package lists; a file is seen in one archive or two."""
 _SUITES = ("", "-updates", "-proposed-updates")
 _SENSELESS = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
@@ -40,7 +42,7 @@ def binfiles_address(address: str, name: str, version: str) -> str:
 
 
 def parse_binfiles(text: str, architecture: str) -> tuple[Seen, ...]:
-    """Where and when the file of that architecture was seen, the earliest first.
+    """Where and when the file of that architecture was seen, the earliest first, and not all.
 
     Raises `MalformedError` if the answer is none.
     """
@@ -54,7 +56,7 @@ def parse_binfiles(text: str, architecture: str) -> tuple[Seen, ...]:
         }
     except _SENSELESS as error:
         raise MalformedError(f"the snapshot archive's answer makes no sense: {error!r}") from error
-    return tuple(sorted(found))
+    return tuple(sorted(found)[:_MOST])
 
 
 def _word(name: object) -> str:

@@ -43,7 +43,7 @@ def assemble(
         with opening as archive:
             owners |= dict.fromkeys(unpack(archive, root, use), file)
     found = _build_id_of(root / plain(str(wanted.executable))[1:])
-    if found == wanted.build_id:
+    if found and found == wanted.build_id:
         return owners, ""
     what = f"of build {found}" if found else "not there"
     return {}, f"{wanted.executable} is {what}, and not of build {wanted.build_id}"
