@@ -58,7 +58,8 @@ class MountTables:
         mount = next((m for m in self._table(pid, namespace) if m.id == holding), None)
         if mount is None:
             return f"the mount that holds {directory} is not in its mount table"
-        return sharing_refusal(mount, self._elsewhere(namespace))
+        there = self._by_group.get(mount.peer_group, [])
+        return sharing_refusal(mount, tuple(m for other, m in there if other != namespace))
 
     def _runs(self, pid: int, executable: FileId) -> bool:
         try:
@@ -81,11 +82,15 @@ class MountTables:
                 unreadable.append(pid)
         return members, unreadable
 
-    def _elsewhere(self, namespace: int) -> tuple[Mount, ...]:
-        """All mounts of all other namespaces."""
-        members, _ = self._census
-        others = (pids for other, pids in members.items() if other != namespace)
-        return tuple(mount for pids in others for mount in self._table_of_any(pids))
+    @cached_property
+    def _by_group(self) -> dict[int | None, list[tuple[int, Mount]]]:
+        """For each peer group the mounts that are in it or get what happens in it, of everybody."""
+        found: dict[int | None, list[tuple[int, Mount]]] = defaultdict(list)
+        for namespace, pids in self._census[0].items():
+            for mount in self._table_of_any(pids):
+                for group in {mount.peer_group, mount.master} - {None}:
+                    found[group].append((namespace, mount))
+        return found
 
     def _table_of_any(self, pids: list[int]) -> tuple[Mount, ...]:
         for pid in pids:

@@ -6,7 +6,8 @@ from pathlib import Path
 from holdover.model import Delivery, Holding, Process, Scan
 from holdover.procfs import ProcFs
 from holdover.programs import Program
-from holdover.steps.deliver import environment, fallback, mount, run
+from holdover.steps.deliver import environment, fallback, run
+from holdover.steps.deliver.mount import Mounter
 from holdover.steps.verify import verify
 from holdover.store import Store
 
@@ -16,6 +17,7 @@ __all__ = ["point", "take_back", "problem_of", "in_place", "tidy"]
 def point(
     proc: ProcFs,
     store: Store,
+    mounter: Mounter,
     process: Process,
     program: Program,
     delivery: Delivery,
@@ -28,7 +30,7 @@ def point(
         case Delivery.ENVIRONMENT:
             environment.deliver(proc, process, program.variable, holding.view)
         case Delivery.MOUNT:
-            mount.deliver(proc, process, holding.view)
+            mounter.deliver(process, holding.view)
         case Delivery.FALLBACK:
             fallback.deliver(proc, process, store.fallbacks, holding.view)
 
@@ -36,6 +38,7 @@ def point(
 def take_back(
     proc: ProcFs,
     store: Store,
+    mounter: Mounter,
     process: Process,
     program: Program,
     delivery: Delivery,
@@ -48,7 +51,7 @@ def take_back(
         case Delivery.ENVIRONMENT:
             environment.release(proc, process, program.variable)
         case Delivery.MOUNT:
-            mount.release(proc, process, holding.view)
+            mounter.release(process, holding.view)
         case Delivery.FALLBACK:
             fallback.release(process, store.fallbacks)
 

@@ -127,7 +127,7 @@ class Holdover(Looking):
             return self._promise(item, lease)
         program = self.program_of(process)
         try:
-            point(self.proc, self.store, process, program, delivery, holding)
+            point(self.proc, self.store, self.mounter, process, program, delivery, holding)
         except (HoldoverError, OSError):
             if self._look_again(process).snapshot != lease.snapshot:
                 self.store.drop_lease(lease)

@@ -33,6 +33,7 @@ from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
 from holdover.stderr import Stderr
+from holdover.steps.deliver.mount import Mounter
 from holdover.steps.explain import explain
 from holdover.steps.plan import Aim, Touches, always, files_of, plan, without, without_programs
 from holdover.steps.preview import preview
@@ -75,6 +76,8 @@ class Looking:
     """Look there too for what processes said; that is to run a command."""
     rescued: dict[str, Rescued] = field(default_factory=dict, init=False)
     """Modules of replaced builds that were got back, by build-id."""
+    mounter: Mounter = field(init=False)
+    """While we are the writer."""
     _late: LateLoads | None = field(default=None, init=False)
     _stderr: Stderr | None = field(default=None, init=False)
     _known: tuple[Holding, ...] | None = field(default=None, init=False)
@@ -184,10 +187,12 @@ class Looking:
     def writing(self) -> Iterator[None]:
         """Be the one writer of the store."""
         with self.store.writing(self.lock_timeout):
+            self.mounter = Mounter(self.proc)
             try:
                 yield
             finally:
                 self._known = None
+                self.mounter.close()
 
     def unknown(self, pid: int) -> ProcessError:
         """Why there is nothing to say about a process."""

@@ -32,7 +32,8 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
         stays = _staying_for(holdover, item)
         if not stays:
             program, holding = holdover.program_of(item.process), holdover.holding(item.snapshot)
-            take_back(holdover.proc, holdover.store, item.process, program, item.delivery, holding)
+            how = (holdover.proc, holdover.store, holdover.mounter)
+            take_back(*how, item.process, program, item.delivery, holding)
         for concerned in (item, *others):
             holdover.drop_leases(concerned.process.id)
             holdover.store.released.add(concerned.process.id)

@@ -4,7 +4,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from holdover.memory import Memory
 from holdover.model import Build, Process
 from holdover.procfs import ProcFs
 from holdover.run import background
-from holdover.steps.deliver import environment, fallback, mount
+from holdover.steps.deliver import environment, fallback
+from holdover.steps.deliver.mount import Mounter
 from holdover.steps.plan import Aim
 
 __all__ = ["Check", "examine"]
@@ -152,9 +153,10 @@ def _environment(holdover: Holdover) -> str:
 
 def _mount(holdover: Holdover) -> str:
     proc = holdover.proc
-    with _scratch(proc, "unshare", "--mount", "sleep", "60") as process:
-        mount.deliver(proc, process, Path("/usr"))
-        mount.release(proc, process, Path("/usr"))
+    scratch = _scratch(proc, "unshare", "--mount", "sleep", "60")
+    with scratch as process, closing(Mounter(proc)) as mounter:
+        mounter.deliver(process, Path("/usr"))
+        mounter.release(process, Path("/usr"))
     return "tried on a scratch process"
 
 

@@ -5,57 +5,88 @@ Source: open_tree(2), move_mount(2), setns(2). A bind over a single file would v
 rename (FACTS), so it is always the directory.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
 from holdover import linux
 from holdover.covering import MountTables
+from holdover.entering import Helper
 from holdover.errors import ProcessError, RefusedError, UnsupportedError, VanishedError
 from holdover.model import FileId, Process
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import ProcFs, file_id
 
-__all__ = ["deliver", "release"]
+__all__ = ["Mounter"]
+
+_FRESH = 1.0  # seconds
 
 
-def deliver(proc: ProcFs, process: Process, view: Path) -> None:
-    """Make the process see `view` at its module directory, read-only, and nobody else.
+class Mounter:
+    """For as long as one run takes: what all deliveries of it share."""
 
-    Raises `RefusedError` with the rule that forbids it; then nothing is mounted anywhere.
-    """
-    directory = _directory(process)
-    if proc.file_of(process.id.pid, f"root{directory}") == file_id(view):
-        return
-    refusal = MountTables(proc).refusal(process.id.pid, process.executable_file, directory)
-    if refusal:
-        raise RefusedError(f"process {process.id.pid}: {refusal}")
-    ours = file_id(directory)
-    with _inside(proc, process, directory) as (target, enter):
-        _check_target(process, target, ours, view.parent)
-        tree = linux.clone_directory(str(view))
+    def __init__(self, proc: ProcFs) -> None:
+        self._proc = proc
+        self._helper = Helper()
+        self._tables = MountTables(proc)
+        self._read_at = -math.inf
+
+    def close(self) -> None:
+        self._helper.close()
+
+    def deliver(self, process: Process, view: Path) -> None:
+        """Make the process see `view` at its module directory, read-only, and nobody else.
+
+        Raises `RefusedError` with the rule that forbids it; then nothing is mounted anywhere.
+        """
+        proc, directory = self._proc, _directory(process)
+        if proc.file_of(process.id.pid, f"root{directory}") == file_id(view):
+            return
+        refusal = self._fresh_tables().refusal(process.id.pid, process.executable_file, directory)
+        if refusal:
+            raise RefusedError(f"process {process.id.pid}: {refusal}")
+        ours = file_id(directory)
+        with _opened(proc, process, directory) as (pidfd, target):
+            _check_target(process, target, ours, view.parent)
+            tree = linux.clone_directory(str(view))
+            try:
+                self._helper.attach(pidfd, tree, target)
+            finally:
+                os.close(tree)
+        self._check(process, directory, view, ours)
+
+    def release(self, process: Process, view: Path) -> None:
+        """Take the mount away again, if it is there, and with it every view that lies below it."""
+        directory = _directory(process)
+        with _opened(self._proc, process, directory.parent) as (pidfd, parent):
+            count = _views_on(self._proc, process, directory, view.parent)
+            if count:
+                self._helper.unmount(pidfd, parent, directory.name, count)
+
+    def _fresh_tables(self) -> MountTables:
+        """To read all tables takes as long as all processes take; whatever comes into being while
+        some guests are served is seen before the next ones."""
+        if time.monotonic() - self._read_at > _FRESH:
+            self._tables, self._read_at = MountTables(self._proc), time.monotonic()
+        return self._tables
+
+    def _check(self, process: Process, directory: Path, view: Path, ours: FileId | None) -> None:
+        """The process sees the view, and this system's directory is what it was; else undo."""
+        pid = process.id.pid
+        if file_id(directory) != ours:
+            self.release(process, view)
+            raise RefusedError(f"the mount showed up outside process {pid}; it was undone")
         try:
-            _in_child(enter, lambda: linux.attach(tree, target))
-        finally:
-            os.close(tree)
-    _check(proc, process, directory, view, ours)
-
-
-def release(proc: ProcFs, process: Process, view: Path) -> None:
-    """Take the mount away again, if it is there, and with it every view that lies below it."""
-    directory = _directory(process)
-    with _inside(proc, process, directory.parent) as (parent, enter):
-        count = _views_on(proc, process, directory, view.parent)
-
-        def unmount() -> None:
-            os.fchdir(parent)
-            for _ in range(count):
-                linux.unmount(directory.name)
-
-        if count:
-            _in_child(enter, unmount)
+            seen = self._proc.file_of(pid, f"root{directory}")
+        except ProcessError:
+            seen = None
+        if seen != file_id(view):
+            self.release(process, view)
+            raise RefusedError(f"process {pid} does not see the view that was mounted")
 
 
 def _views_on(proc: ProcFs, process: Process, directory: Path, views: Path) -> int:
@@ -80,13 +111,11 @@ def _directory(process: Process) -> Path:
 
 
 @contextmanager
-def _inside(
-    proc: ProcFs, process: Process, directory: Path
-) -> Iterator[tuple[int, Callable[[], None]]]:
-    """A descriptor of `directory` as the process sees it, and how a child enters its namespace.
+def _opened(proc: ProcFs, process: Process, directory: Path) -> Iterator[tuple[int, int]]:
+    """Descriptors of the process and of `directory` as it sees it.
 
     Both are taken before the identity is checked, so they are that process's or the check fails.
-    setns puts the child at the namespace's root, which need not be the process's: hence the
+    setns puts the helper at the namespace's root, which need not be the process's: hence a
     descriptor instead of a path.
     """
     pid = process.id.pid
@@ -101,7 +130,7 @@ def _inside(
                 process.executable_file
             ):
                 raise VanishedError(f"process {pid} ended, or now runs something else")
-            yield target, lambda: linux.enter_mount_namespace(pidfd)
+            yield pidfd, target
         finally:
             os.close(target)
     finally:
@@ -113,43 +142,3 @@ def _open_directory(proc: ProcFs, pid: int, directory: Path) -> int:
         return os.open(proc.path(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
     except OSError as error:
         raise RefusedError(f"process {pid} has no {directory}: {error.strerror}") from error
-
-
-def _in_child(enter: Callable[[], None], work: Callable[[], None]) -> None:
-    """Run `work` in a child inside the namespace; raise what it met as `RefusedError`.
-
-    A child, because setns would move us for good and refuses a process with threads.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            enter()
-            work()
-            status = 0
-        except OSError as error:
-            os.write(writer, str(error).encode()[:512])
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        message = pipe.read().decode("utf-8", "replace")
-    if os.waitpid(child, 0)[1] != 0:
-        raise RefusedError(f"the kernel refused the mount: {message or 'the child died'}")
-
-
-def _check(
-    proc: ProcFs, process: Process, directory: Path, view: Path, ours: FileId | None
-) -> None:
-    """The process sees the view, and this system's directory is what it was; else undo."""
-    if file_id(directory) != ours:
-        release(proc, process, view)
-        raise RefusedError(f"the mount showed up outside process {process.id.pid}; it was undone")
-    try:
-        seen = proc.file_of(process.id.pid, f"root{directory}")
-    except ProcessError:
-        seen = None
-    if seen != file_id(view):
-        release(proc, process, view)
-        raise RefusedError(f"process {process.id.pid} does not see the view that was mounted")
