@@ -67,7 +67,7 @@ def parse_maps(text: str) -> tuple[Mapping, ...]:
             for start, end, rest in lines
         )
     except (ValueError, OverflowError) as error:
-        raise MalformedError(f"maps make no sense: {error}") from error
+        raise MalformedError(f"a line of maps makes no sense: {error}") from error
 
 
 @functools.lru_cache(maxsize=2048)  # all processes of a build map the same, and elsewhere
