@@ -2,6 +2,7 @@
 """What late loads would do in the processes of a small system, and what is held for them."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,15 @@ def test_user_whose_processes_take_too_long_is_left_and_stays_so(host: Host) -> 
 def test_patience_is_long_enough_for_who_asks_for_little(host: Host) -> None:
     late = impatient(host, 1000)
     for pid in (1, 2):
+        host.process(pid)
+        with late.on_behalf_of(pid):
+            late.process(pid)
+
+
+def test_hundreds_of_honest_guests_of_one_user_use_up_nothing(host: Host) -> None:
+    clock = (number / 1000 for number in count())
+    late = host.late_loads(patience=0.05, clock=lambda: next(clock))
+    for pid in range(1, 301):
         host.process(pid)
         with late.on_behalf_of(pid):
             late.process(pid)
