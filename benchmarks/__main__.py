@@ -15,7 +15,17 @@ from holdover.demo.archive import default_cache, prepare_base
 from holdover.demo.root import sweep
 from holdover.errors import HoldoverError
 
-PARTS = ("closures", "protecting", "parts", "looking", "guests", "transaction", "rescuing")
+PARTS = (
+    "closures",
+    "protecting",
+    "parts",
+    "looking",
+    "replay",
+    "guests",
+    "mounting",
+    "transaction",
+    "rescuing",
+)
 """Modules of this package, in the order in which they are run; each has a `measure`."""
 
 
