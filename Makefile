@@ -33,8 +33,9 @@ test: $(READY) lab-packages package-tools manual-tools check
 test-distributions: $(READY) lab-packages package-tools
 	$(PYTEST) -m distributions $(PYTEST_OPTIONS)
 
-# figures beside those of neighbours; BENCH_OPTIONS=--json for programs
+# figures beside those of neighbours; BENCH_OPTIONS=--json for programs, --plot docs for the plot
 bench: $(READY) lab-packages
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 check: $(READY)

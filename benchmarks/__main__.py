@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.base import BENCH
+from benchmarks.plot import plot
 from benchmarks.report import Bench, Figures, Measure
 from holdover.cli.output import print_json, print_table
 from holdover.demo.archive import default_cache, prepare_base
@@ -34,12 +35,16 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--rounds", type=int, default=7, help="how often each command is run")
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all of them by default")
+    parser.add_argument("--plot", type=Path, metavar="DIRECTORY", help="and draw them there")
     options = parser.parse_args()
     try:
         figures = _measure(options.rounds, options.parts or PARTS)
     except HoldoverError as error:
         print(f"bench: {error.message}\n{error.hint}", file=sys.stderr)
         return 1
+    if options.plot:
+        for path in plot(figures, options.plot):
+            _say(f"wrote {path}")
     if options.json:
         found = {name: part.json() for name, part in figures.items()}
         print_json({"schema": "holdover.bench/2", "machine": _machine()} | found)
