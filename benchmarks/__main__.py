@@ -15,7 +15,7 @@ from holdover.demo.archive import default_cache, prepare_base
 from holdover.demo.root import sweep
 from holdover.errors import HoldoverError
 
-PARTS = ("closures", "protecting", "parts", "many", "rescuing")
+PARTS = ("closures", "protecting", "parts", "many", "rescuing", "stops")
 """Modules of this package, in the order in which they are run; each has a `measure`."""
 
 

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A busy guest that notes by itself for how long its processor stood still.
+
+Its memory is a file that we map too: what it notes is read, and set back, without asking QEMU for
+anything. So each delivery can have its own longest gap, where the guest of the demo (`demo/clock`)
+has one for each window of its own, which is read through QMP.
+"""
+
+import mmap
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from holdover.demo.guest import Guest
+from holdover.demo.root import ThrowawayRoot
+from holdover.errors import CommandError
+from holdover.model import Build, Process
+from holdover.procfs import ProcFs
+
+__all__ = ["BusyGuest", "Notes", "BOOT_SECTOR", "process_of"]
+
+# the first instruction is at 0:7c00
+_INSTRUCTIONS = (
+    "fa",  # cli
+    "31 c0",  # xor ax, ax
+    "8e d8",  # mov ds, ax
+    "b0 ff",  # mov al, 0xff
+    "e6 21",  # out 0x21, al        no interrupt wakes QEMU's processor thread: the timers
+    "e6 a1",  # out 0xa1, al        that the firmware has set up are masked in both controllers
+    "66 c7 06 0c 80 42 55 53 59",  # mov dword [0x800c], "BUSY"
+    "0f 31",  # rdtsc
+    "66 0f ac d0 08",  # shrd eax, edx, 8    units of 256 ticks: 32 bits last for minutes
+    "66 89 c3",  # mov ebx, eax        the last reading
+    "0f 31",  # again: rdtsc
+    "66 0f ac d0 08",  # shrd eax, edx, 8
+    "66 89 c1",  # mov ecx, eax
+    "66 29 d8",  # sub eax, ebx        the gap between two readings
+    "66 89 cb",  # mov ebx, ecx
+    "66 89 1e 04 80",  # mov [0x8004], ebx
+    "66 ff 06 08 80",  # inc dword [0x8008]
+    "66 3b 06 00 80",  # cmp eax, [0x8000]
+    "76 df",  # jbe again
+    "66 a3 00 80",  # mov [0x8000], eax
+    "eb d9",  # jmp again
+)
+_CODE = bytes.fromhex("".join(_INSTRUCTIONS))
+BOOT_SECTOR = _CODE.ljust(510, b"\0") + b"\x55\xaa"
+_NOTES, _SIGN = 0x8000, b"BUSY"
+_MEMORY = 16  # MiB
+_PATIENCE = 30.0  # seconds until a guest that notes nothing is taken for one that never will
+_CALIBRATION = 0.5  # seconds
+
+
+class Notes:
+    """What such a guest notes: the longest gap, its last reading, how many there were, a sign.
+
+    `memory` is the guest's, four words of 32 bits at `_NOTES`.
+    """
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+
+    @property
+    def begun(self) -> bool:
+        return self._memory[_NOTES + 12 : _NOTES + 16] == _SIGN
+
+    @property
+    def longest(self) -> int:
+        return self._word(0)
+
+    @property
+    def reading(self) -> int:
+        return self._word(4)
+
+    @property
+    def count(self) -> int:
+        return self._word(8)
+
+    def forget(self) -> None:
+        """The guest, between its comparison and its store, may still note the gap of just now."""
+        self._memory[_NOTES : _NOTES + 4] = bytes(4)
+
+    def settle(self) -> None:
+        """Come back when a gap that is under way now has ended and is noted.
+
+        The next reading may have been taken already, and the one after it is counted before its
+        gap is noted. Raises `CommandError` if the guest reads no more.
+        """
+        start, deadline = self.count, time.monotonic() + _PATIENCE
+        while (self.count - start) % (1 << 32) < 3:
+            if time.monotonic() > deadline:
+                raise CommandError("the busy guest stands still")
+
+    def _word(self, offset: int) -> int:
+        return int(struct.unpack_from("<I", self._memory, _NOTES + offset)[0])
+
+
+class BusyGuest:
+    """Such a guest in a throwaway root; `process` is what a delivery goes to."""
+
+    def __init__(self, guest: Guest, proc: ProcFs, notes: Notes) -> None:
+        self.guest = guest
+        self.process = process_of(proc, guest)
+        self._notes = notes
+        self._unit = self._calibrate()
+
+    @classmethod
+    @contextmanager
+    def running(cls, root: ThrowawayRoot, proc: ProcFs, name: str) -> Iterator["BusyGuest"]:
+        """Raises `CommandError` if it does not begin to take notes, or did not live to the end."""
+        image, memory = (root.inside / f"tmp/{name}.{what}" for what in ("img", "memory"))
+        image.write_bytes(BOOT_SECTOR.ljust(1 << 20, b"\0"))
+        backend = f"memory-backend-file,id=ram,size={_MEMORY}M,mem-path=/tmp/{name}.memory,share=on"
+        guest = Guest.start(
+            root,
+            name,
+            name_option=f"guest={name},debug-threads=on",
+            extra=(
+                *("-m", str(_MEMORY), "-object", backend),
+                *("-drive", f"file=/tmp/{name}.img,format=raw,if=ide,snapshot=on"),
+            ),
+            machine="q35,accel=tcg,memory-backend=ram",
+        )
+        with memory.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+            guest.qmp("cont")
+            notes = Notes(mapped)
+            _wait_for(notes, guest)
+            yield cls(guest, proc, notes)
+        if not guest.lives():
+            raise CommandError(f"guest {name} died while it was measured", hint=guest.log[-500:])
+        guest.kill()
+
+    def _calibrate(self) -> float:
+        """Seconds of the clock on the wall in a unit of the guest's readings."""
+        start, began = self._notes.reading, time.monotonic()
+        time.sleep(_CALIBRATION)
+        units, took = (self._notes.reading - start) % (1 << 32), time.monotonic() - began
+        return took / units
+
+    def forget(self) -> None:
+        """From here on `longest_gap` counts."""
+        self._notes.settle()
+        self._notes.forget()
+
+    def longest_gap(self) -> float:
+        """Seconds between two of the guest's readings, at most, since `forget`."""
+        self._notes.settle()
+        return self._notes.longest * self._unit
+
+
+def process_of(proc: ProcFs, guest: Guest) -> Process:
+    """What a scan would know of it, as far as a delivery asks for it."""
+    return Process(
+        id=proc.identity(guest.pid),
+        name=guest.name,
+        executable=ProcFs.path(proc, guest.pid, "exe"),
+        executable_file=proc.file_of(guest.pid, "exe"),
+        replaced=False,
+        build=Build("qemu", "", "", "", ()),
+    )
+
+
+def _wait_for(notes: Notes, guest: Guest) -> None:
+    """The firmware takes its time."""
+    deadline = time.monotonic() + _PATIENCE
+    while not notes.begun:
+        if time.monotonic() > deadline or not guest.lives():
+            raise CommandError(f"guest {guest.name} takes no notes", hint=guest.log[-500:])
+        time.sleep(0.01)

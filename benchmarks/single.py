@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One delivery to a busy guest, in several ways: for how long its threads are stopped."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks.busy import BusyGuest
+from benchmarks.measure import Command, Spread, Stopwatch
+from holdover.environ import entry_values, read_environment
+from holdover.errors import CommandError
+from holdover.memory import Memory
+from holdover.procfs import ProcFs
+from holdover.steps.deliver import environment
+
+__all__ = ["Way", "Seen", "OURS", "GDB", "VARIABLE", "VIEW", "measure_ways"]
+
+OURS = "holdover, the delivery alone"
+COMMAND = "holdover protect, the whole command"
+GDB = "gdb, call setenv(...)"
+GDB_LIBC = "gdb, only libc's symbols loaded"
+VARIABLE, VIEW = "QEMU_MODULE_DIR", Path("/usr/lib/holdover/view/none")
+_BY_GDB = "/x"
+_ATTACH = ("/usr/bin/gdb", "--batch", "-nx", "-iex", "set debuginfod enabled off")
+_CALL = f'call (int)setenv("{VARIABLE}", "{_BY_GDB}", 1)'
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Of one delivery; times in seconds."""
+
+    took: float
+    stopped: float
+    """In which any thread of the guest was seen stopped, from outside."""
+    gap: float
+    """Longest time between two readings of the clock, inside."""
+    looks: int
+    apart: float
+    """Longest time between two looks from outside: a shorter stop may have been missed."""
+
+
+@dataclass
+class Way:
+    name: str
+    seen: list[Seen] = field(default_factory=list)
+
+    def spread(self, of: str) -> Spread:
+        return Spread.of(getattr(seen, of) for seen in self.seen)
+
+    def json(self) -> dict[str, object]:
+        return {"name": self.name, "deliveries": [asdict(seen) for seen in self.seen]}
+
+
+def measure_ways(watch: Stopwatch, rounds: int) -> tuple[Way, ...]:
+    """A fresh guest in each round, to which each way delivers once.
+
+    Raises `CommandError` if one did not deliver, or nothing was seen of gdb.
+    """
+    proc = ProcFs(watch.root.inside / "proc")
+    ways = {name: Way(name) for name in (OURS, COMMAND, GDB, GDB_LIBC)}
+    for number in range(rounds):
+        with BusyGuest.running(watch.root, proc, f"once{number}") as guest:
+            for name, deliver in _ways(watch, proc, guest).items():
+                ways[name].seen.append(_seen(proc, guest, deliver))
+        watch.root.run("holdover", "gc")
+    for name in (GDB, GDB_LIBC):
+        least = ways[name].spread("stopped").least
+        if not least:
+            raise CommandError(f"{name}: nobody saw that it stopped the guest")
+    return tuple(ways.values())
+
+
+def _ways(watch: Stopwatch, proc: ProcFs, guest: BusyGuest) -> dict[str, Callable[[], float]]:
+    """Each leaves the guest as it was, except gdb's, which come last; they return seconds."""
+    pid = str(guest.process.id.pid)
+
+    def ours() -> float:
+        started = perf_counter()
+        environment.deliver(proc, guest.process, VARIABLE, VIEW)
+        return perf_counter() - started
+
+    def command() -> float:
+        environment.release(proc, guest.process, VARIABLE)
+        return _run(watch, "/usr/bin/holdover", "protect", pid)
+
+    def gdb(*symbols: str) -> float:
+        took = _run(watch, *_ATTACH, *symbols, "-ex", _CALL, "-ex", "detach")
+        _expect(proc, guest, _BY_GDB)
+        return took
+
+    libc = ("-iex", "set auto-solib-add off", "-p", pid, "-ex", "sharedlibrary libc\\.so")
+    return {
+        OURS: ours,
+        COMMAND: command,
+        GDB: lambda: gdb("-p", pid),
+        GDB_LIBC: lambda: gdb(*libc),
+    }
+
+
+def _run(watch: Stopwatch, *words: str) -> float:
+    return watch.round({words[0]: Command(words)})[words[0]].seconds
+
+
+def _expect(proc: ProcFs, guest: BusyGuest, value: str) -> None:
+    """gdb ends with 0 whatever becomes of its commands."""
+    pid = guest.process.id.pid
+    with Memory(proc, pid) as memory:
+        _, live = read_environment(proc, pid, memory)
+        values = entry_values(memory, live, VARIABLE)
+    if value.encode() not in values[:1]:
+        raise CommandError(f"{VARIABLE} did not arrive: {values}")
+
+
+def _seen(proc: ProcFs, guest: BusyGuest, deliver: Callable[[], float]) -> Seen:
+    """What is seen of one delivery, from outside and inside."""
+    looker = Path(__file__).with_name("halts.py")
+    task = proc.path(guest.process.id.pid, "task")
+    words = (sys.executable, "-I", str(looker), str(task))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            if not process.stdout.readline():
+                raise CommandError("the guest cannot be looked at")
+            guest.forget()
+            took = deliver()
+            gap = guest.longest_gap()
+        finally:
+            process.terminate()
+        told = json.loads(process.stdout.read())
+    return Seen(took=took, gap=gap, **told)
