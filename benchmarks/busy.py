@@ -7,6 +7,7 @@ has one for each window of its own, which is read through QMP.
 """
 
 import mmap
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from holdover.errors import CommandError
 from holdover.model import Build, Process
 from holdover.procfs import ProcFs
 
-__all__ = ["BusyGuest", "Notes", "BOOT_SECTOR", "process_of"]
+__all__ = ["BusyGuest", "Notes", "BOOT_SECTOR", "PROCESSOR", "core_for_guests", "process_of"]
 
 # the first instruction is at 0:7c00
 _INSTRUCTIONS = (
@@ -45,6 +46,7 @@ _INSTRUCTIONS = (
     "eb d9",  # jmp again
 )
 _CODE = bytes.fromhex("".join(_INSTRUCTIONS))
+PROCESSOR = "CPU 0/TCG"
 BOOT_SECTOR = _CODE.ljust(510, b"\0") + b"\x55\xaa"
 _NOTES, _SIGN = 0x8000, b"BUSY"
 _MEMORY = 16  # MiB
@@ -97,7 +99,10 @@ class Notes:
 
 
 class BusyGuest:
-    """Such a guest in a throwaway root; `process` is what a delivery goes to."""
+    """Such a guest in a throwaway root; `process` is what a delivery goes to.
+
+    Its threads have names of QEMU's; that of its processor is `PROCESSOR`.
+    """
 
     def __init__(self, guest: Guest, proc: ProcFs, notes: Notes) -> None:
         self.guest = guest
@@ -107,7 +112,9 @@ class BusyGuest:
 
     @classmethod
     @contextmanager
-    def running(cls, root: ThrowawayRoot, proc: ProcFs, name: str) -> Iterator["BusyGuest"]:
+    def running(
+        cls, root: ThrowawayRoot, proc: ProcFs, name: str, core: int
+    ) -> Iterator["BusyGuest"]:
         """Raises `CommandError` if it does not begin to take notes, or did not live to the end."""
         image, memory = (root.inside / f"tmp/{name}.{what}" for what in ("img", "memory"))
         image.write_bytes(BOOT_SECTOR.ljust(1 << 20, b"\0"))
@@ -120,6 +127,7 @@ class BusyGuest:
                 *("-m", str(_MEMORY), "-object", backend),
                 *("-drive", f"file=/tmp/{name}.img,format=raw,if=ide,snapshot=on"),
             ),
+            wrapper=("taskset", "--cpu-list", str(core)),
             machine="q35,accel=tcg,memory-backend=ram",
         )
         with memory.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
@@ -149,12 +157,27 @@ class BusyGuest:
         return self._notes.longest * self._unit
 
 
+@contextmanager
+def core_for_guests() -> Iterator[int]:
+    """The last core that we may use is theirs: we, and all that we start, keep off it meanwhile.
+
+    So what is measured beside a guest does not take its place. Of a single core they get a share.
+    """
+    ours = os.sched_getaffinity(0)
+    core = max(ours)
+    os.sched_setaffinity(0, ours - {core} or ours)
+    try:
+        yield core
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
 def process_of(proc: ProcFs, guest: Guest) -> Process:
     """What a scan would know of it, as far as a delivery asks for it."""
     return Process(
         id=proc.identity(guest.pid),
         name=guest.name,
-        executable=ProcFs.path(proc, guest.pid, "exe"),
+        executable=proc.path(guest.pid, "exe"),
         executable_file=proc.file_of(guest.pid, "exe"),
         replaced=False,
         build=Build("qemu", "", "", "", ()),

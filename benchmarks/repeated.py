@@ -8,6 +8,7 @@ dozens of one and then of the other, so that whatever else runs here meets both.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from time import perf_counter
 
 from benchmarks.busy import BusyGuest, process_of
@@ -64,20 +65,20 @@ class Stretch:
 def quantile(values: list[float], share: float) -> float:
     """The least value that `share` of all values do not exceed."""
     ordered = sorted(values)
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+    return ordered[max(0, ceil(round(share * len(ordered), 6)) - 1)]
 
 
-def measure_repeated(watch: Stopwatch, rounds: int) -> tuple[Stretch, Stretch]:
+def measure_repeated(watch: Stopwatch, rounds: int, core: int) -> tuple[Stretch, Stretch]:
     """To the guest itself, and to another; a fresh pair of guests in each round.
 
     Raises `CommandError` if one died, or cannot load a module afterwards.
     """
     ours, control = Stretch(TO_IT), Stretch(TO_ANOTHER)
-    turns = -(-DELIVERIES // FULL_ROUNDS // _TURN) if rounds >= FULL_ROUNDS else _TRIAL
+    turns = ceil(DELIVERIES / FULL_ROUNDS / _TURN) if rounds >= FULL_ROUNDS else _TRIAL
     proc = ProcFs(watch.root.inside / "proc")
     for number in range(rounds):
         idle = Guest.start(watch.root, f"idle{number}", extra=("-m", "16"))
-        with BusyGuest.running(watch.root, proc, f"busy{number}") as busy:
+        with BusyGuest.running(watch.root, proc, f"busy{number}", core) as busy:
             for _ in range(turns):
                 _turn(proc, busy, busy.process, ours)
                 _turn(proc, busy, process_of(proc, idle), control)

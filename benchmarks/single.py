@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
-from benchmarks.busy import BusyGuest
+from benchmarks.busy import PROCESSOR, BusyGuest
 from benchmarks.measure import Command, Spread, Stopwatch
+from benchmarks.threads import counts, grown
 from holdover.environ import entry_values, read_environment
 from holdover.errors import CommandError
 from holdover.memory import Memory
@@ -19,12 +20,14 @@ from holdover.steps.deliver import environment
 
 __all__ = ["Way", "Seen", "OURS", "GDB", "VARIABLE", "VIEW", "measure_ways"]
 
+NOTHING = "nothing"
 OURS = "holdover, the delivery alone"
 COMMAND = "holdover protect, the whole command"
 GDB = "gdb, call setenv(...)"
 GDB_LIBC = "gdb, only libc's symbols loaded"
 VARIABLE, VIEW = "QEMU_MODULE_DIR", Path("/usr/lib/holdover/view/none")
 _BY_GDB = "/x"
+_REST = 0.3  # seconds
 _ATTACH = ("/usr/bin/gdb", "--batch", "-nx", "-iex", "set debuginfod enabled off")
 _CALL = f'call (int)setenv("{VARIABLE}", "{_BY_GDB}", 1)'
 
@@ -39,6 +42,8 @@ class Seen:
     gap: float
     """Longest time between two readings of the clock, inside."""
     looks: int
+    left: int
+    """How often the thread that is the guest's processor, and never waits, left its own."""
     apart: float
     """Longest time between two looks from outside: a shorter stop may have been missed."""
 
@@ -55,37 +60,37 @@ class Way:
         return {"name": self.name, "deliveries": [asdict(seen) for seen in self.seen]}
 
 
-def measure_ways(watch: Stopwatch, rounds: int) -> tuple[Way, ...]:
+def measure_ways(watch: Stopwatch, rounds: int, core: int) -> tuple[Way, ...]:
     """A fresh guest in each round, to which each way delivers once.
 
     Raises `CommandError` if one did not deliver, or nothing was seen of gdb.
     """
     proc = ProcFs(watch.root.inside / "proc")
-    ways = {name: Way(name) for name in (OURS, COMMAND, GDB, GDB_LIBC)}
+    ways = {name: Way(name) for name in (NOTHING, OURS, COMMAND, GDB, GDB_LIBC)}
     for number in range(rounds):
-        with BusyGuest.running(watch.root, proc, f"once{number}") as guest:
+        with BusyGuest.running(watch.root, proc, f"once{number}", core) as guest:
             for name, deliver in _ways(watch, proc, guest).items():
                 ways[name].seen.append(_seen(proc, guest, deliver))
+                environment.release(proc, guest.process, VARIABLE)
         watch.root.run("holdover", "gc")
     for name in (GDB, GDB_LIBC):
-        least = ways[name].spread("stopped").least
-        if not least:
+        if not all(seen.stopped and seen.left for seen in ways[name].seen):
             raise CommandError(f"{name}: nobody saw that it stopped the guest")
     return tuple(ways.values())
 
 
 def _ways(watch: Stopwatch, proc: ProcFs, guest: BusyGuest) -> dict[str, Callable[[], float]]:
-    """Each leaves the guest as it was, except gdb's, which come last; they return seconds."""
+    """In this order, for what gdb sets stays; they return seconds."""
     pid = str(guest.process.id.pid)
+
+    def nothing() -> float:
+        sleep(_REST)
+        return _REST
 
     def ours() -> float:
         started = perf_counter()
         environment.deliver(proc, guest.process, VARIABLE, VIEW)
         return perf_counter() - started
-
-    def command() -> float:
-        environment.release(proc, guest.process, VARIABLE)
-        return _run(watch, "/usr/bin/holdover", "protect", pid)
 
     def gdb(*symbols: str) -> float:
         took = _run(watch, *_ATTACH, *symbols, "-ex", _CALL, "-ex", "detach")
@@ -94,8 +99,9 @@ def _ways(watch: Stopwatch, proc: ProcFs, guest: BusyGuest) -> dict[str, Callabl
 
     libc = ("-iex", "set auto-solib-add off", "-p", pid, "-ex", "sharedlibrary libc\\.so")
     return {
+        NOTHING: nothing,
         OURS: ours,
-        COMMAND: command,
+        COMMAND: lambda: _run(watch, "/usr/bin/holdover", "protect", pid),
         GDB: lambda: gdb("-p", pid),
         GDB_LIBC: lambda: gdb(*libc),
     }
@@ -118,17 +124,19 @@ def _expect(proc: ProcFs, guest: BusyGuest, value: str) -> None:
 def _seen(proc: ProcFs, guest: BusyGuest, deliver: Callable[[], float]) -> Seen:
     """What is seen of one delivery, from outside and inside."""
     looker = Path(__file__).with_name("halts.py")
-    task = proc.path(guest.process.id.pid, "task")
-    words = (sys.executable, "-I", str(looker), str(task))
+    pid = guest.process.id.pid
+    words = (sys.executable, "-I", str(looker), str(proc.path(pid, "task")))
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             if not process.stdout.readline():
                 raise CommandError("the guest cannot be looked at")
             guest.forget()
+            before = counts(proc, pid)
             took = deliver()
             gap = guest.longest_gap()
+            left = grown(before, counts(proc, pid))[PROCESSOR].left
         finally:
             process.terminate()
         told = json.loads(process.stdout.read())
-    return Seen(took=took, gap=gap, **told)
+    return Seen(took=took, gap=gap, left=left, **told)

@@ -3,9 +3,11 @@
 
 from dataclasses import dataclass
 
+from benchmarks.busy import core_for_guests
 from benchmarks.repeated import Stretch, measure_repeated, quantile
 from benchmarks.report import Bench, Row, Table
 from benchmarks.single import GDB, Way, measure_ways
+from benchmarks.threads import Counts
 
 __all__ = ["measure", "Stops"]
 
@@ -23,7 +25,7 @@ class Stops:
         columns = (
             "WAY",
             *("TOOK", "STOPPED, SEEN FROM OUTSIDE", "MOST", "LONGEST GAP INSIDE", "MOST"),
-            *("LOOKS", "APART AT MOST"),
+            *("ITS PROCESSOR LEFT", "LOOKS", "APART AT MOST"),
         )
         rows = [_way_row(way) for way in self.ways]
         return Table("One delivery to a busy guest", columns, rows)
@@ -45,7 +47,7 @@ class Stops:
         columns = ("THREAD", "DURING", "LEFT ITS PROCESSOR", "PREEMPTED", "WAITED FOR ONE")
         rows = [
             row
-            for name in sorted(self.to_it.threads)
+            for name in sorted(self.to_it.threads.keys() | self.to_another.threads.keys())
             for row in (_thread_row(name, s) for s in (self.to_it, self.to_another))
         ]
         return Table("Threads of the busy guest", columns, rows)
@@ -77,13 +79,14 @@ def _way_row(way: Way) -> Row:
         way.name,
         _ms(way.spread("took").median),
         *(_ms(stopped.median), _ms(stopped.most), _ms(gap.median), _ms(gap.most)),
+        f"{way.spread('left').median:.0f} times",
         f"{way.spread('looks').median:.0f}",
         _ms(way.spread("apart").most),
     )
 
 
 def _thread_row(name: str, stretch: Stretch) -> Row:
-    found = stretch.threads[name]
+    found = stretch.threads.get(name, Counts())
     return (
         name,
         stretch.name,
@@ -98,6 +101,6 @@ def _ms(seconds: float) -> str:
 
 
 def measure(bench: Bench) -> Stops:
-    with bench.watch() as watch:
-        ways = measure_ways(watch, bench.rounds)
-        return Stops(ways, *measure_repeated(watch, bench.rounds))
+    with bench.watch() as watch, core_for_guests() as core:
+        ways = measure_ways(watch, bench.rounds, core)
+        return Stops(ways, *measure_repeated(watch, bench.rounds, core))
