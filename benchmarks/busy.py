@@ -12,14 +12,24 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from benchmarks.threads import counts, thread_counts
 from holdover.demo.guest import Guest
 from holdover.demo.root import ThrowawayRoot
 from holdover.errors import CommandError
 from holdover.model import Build, Process
 from holdover.procfs import ProcFs
 
-__all__ = ["BusyGuest", "Notes", "BOOT_SECTOR", "PROCESSOR", "core_for_guests", "process_of"]
+__all__ = [
+    "BusyGuest",
+    "Gaps",
+    "Notes",
+    "BOOT_SECTOR",
+    "PROCESSOR",
+    "core_for_guests",
+    "process_of",
+]
 
 # the first instruction is at 0:7c00
 _INSTRUCTIONS = (
@@ -41,9 +51,12 @@ _INSTRUCTIONS = (
     "66 89 1e 04 80",  # mov [0x8004], ebx
     "66 ff 06 08 80",  # inc dword [0x8008]
     "66 3b 06 00 80",  # cmp eax, [0x8000]
-    "76 df",  # jbe again
+    "76 04",  # jbe shorter
     "66 a3 00 80",  # mov [0x8000], eax
-    "eb d9",  # jmp again
+    "66 3d 00 01 00 00",  # shorter: cmp eax, 0x100     some 25 microseconds
+    "72 d3",  # jb again
+    "66 01 06 10 80",  # add [0x8010], eax
+    "eb cc",  # jmp again
 )
 _CODE = bytes.fromhex("".join(_INSTRUCTIONS))
 PROCESSOR = "CPU 0/TCG"
@@ -51,13 +64,14 @@ BOOT_SECTOR = _CODE.ljust(510, b"\0") + b"\x55\xaa"
 _NOTES, _SIGN = 0x8000, b"BUSY"
 _MEMORY = 16  # MiB
 _PATIENCE = 30.0  # seconds until a guest that notes nothing is taken for one that never will
-_CALIBRATION = 0.5  # seconds
+_CALIBRATION = 1.0  # seconds
 
 
 class Notes:
-    """What such a guest notes: the longest gap, its last reading, how many there were, a sign.
+    """What such a guest notes, in units of 256 ticks; `memory` is the guest's.
 
-    `memory` is the guest's, four words of 32 bits at `_NOTES`.
+    Five words of 32 bits at `_NOTES`: the longest gap, the last reading, how many there were, a
+    sign, and the sum of all gaps that are too long for a processor that nobody takes away.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
@@ -79,6 +93,10 @@ class Notes:
     def count(self) -> int:
         return self._word(8)
 
+    @property
+    def stood(self) -> int:
+        return self._word(16)
+
     def forget(self) -> None:
         """The guest, between its comparison and its store, may still note the gap of just now."""
         self._memory[_NOTES : _NOTES + 4] = bytes(4)
@@ -90,12 +108,32 @@ class Notes:
         gap is noted. Raises `CommandError` if the guest reads no more.
         """
         start, deadline = self.count, time.monotonic() + _PATIENCE
-        while (self.count - start) % (1 << 32) < 3:
+        while _since(start, self.count) < 3:
             if time.monotonic() > deadline:
                 raise CommandError("the busy guest stands still")
 
     def _word(self, offset: int) -> int:
         return int(struct.unpack_from("<I", self._memory, _NOTES + offset)[0])
+
+
+Mark = tuple[int, float]
+"""For how long it stood still in all, in its units, and for how many seconds it waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Between two readings of the guest's; times in seconds."""
+
+    longest: float
+    stood: float
+    """All that were longer than some 25 microseconds."""
+    waited: float
+    """In which the kernel had no processor for it, for others had them."""
+
+    @property
+    def unexplained(self) -> float:
+        """For how long it stood still for another reason; rounded, so it may be less than 0."""
+        return self.stood - self.waited
 
 
 class BusyGuest:
@@ -107,6 +145,8 @@ class BusyGuest:
     def __init__(self, guest: Guest, proc: ProcFs, notes: Notes) -> None:
         self.guest = guest
         self.process = process_of(proc, guest)
+        self._proc = proc
+        (self._thread,) = (n for n, name in counts(proc, guest.pid) if name == PROCESSOR)
         self._notes = notes
         self._unit = self._calibrate()
 
@@ -132,6 +172,7 @@ class BusyGuest:
         )
         with memory.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
             guest.qmp("cont")
+            memory.unlink()
             notes = Notes(mapped)
             _wait_for(notes, guest)
             yield cls(guest, proc, notes)
@@ -141,20 +182,38 @@ class BusyGuest:
 
     def _calibrate(self) -> float:
         """Seconds of the clock on the wall in a unit of the guest's readings."""
+        self._notes.settle()
         start, began = self._notes.reading, time.monotonic()
         time.sleep(_CALIBRATION)
-        units, took = (self._notes.reading - start) % (1 << 32), time.monotonic() - began
+        self._notes.settle()
+        units, took = _since(start, self._notes.reading), time.monotonic() - began
         return took / units
 
-    def forget(self) -> None:
-        """From here on `longest_gap` counts."""
-        self._notes.settle()
+    def mark(self) -> Mark:
+        """This moment, for `since`; what was the longest gap until now is forgotten."""
+        mark = self._account()
         self._notes.forget()
+        return mark
 
-    def longest_gap(self) -> float:
-        """Seconds between two of the guest's readings, at most, since `forget`."""
-        self._notes.settle()
-        return self._notes.longest * self._unit
+    def since(self, mark: Mark) -> Gaps:
+        """What the guest noticed since the last `mark`."""
+        stood, waited = self._account()
+        return Gaps(
+            self._notes.longest * self._unit, _since(mark[0], stood) * self._unit, waited - mark[1]
+        )
+
+    def _account(self) -> Mark:
+        """How long it stood still, and how long it waited, of the same moment."""
+        while True:
+            before = self._waited()
+            self._notes.settle()
+            stood = self._notes.stood
+            if self._waited() == before:
+                return stood, before
+
+    def _waited(self) -> float:
+        """Seconds; the kernel adds them up when it runs again."""
+        return thread_counts(self._proc, self.process.id.pid, self._thread).waited
 
 
 @contextmanager
@@ -170,6 +229,10 @@ def core_for_guests() -> Iterator[int]:
         yield core
     finally:
         os.sched_setaffinity(0, ours)
+
+
+def _since(start: int, end: int) -> int:
+    return (end - start) % (1 << 32)
 
 
 def process_of(proc: ProcFs, guest: Guest) -> Process:

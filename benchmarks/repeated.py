@@ -6,7 +6,7 @@ dozens of one and then of the other, so that whatever else runs here meets both.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import ceil
 from time import perf_counter
@@ -32,33 +32,43 @@ _TRIAL = 4  # turns in each round of a run that has not all rounds
 _LOAD = "https disk"
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One delivery or one release, in seconds."""
+
+    took: float
+    gap: float
+    """Longest between two of the busy guest's readings of the clock."""
+    unexplained: float
+    """In which it stood still, and did not wait for a processor."""
+
+
 @dataclass
 class Stretch:
-    """All windows of one kind: each holds one delivery or one release. Times are in seconds."""
+    """All windows of one kind."""
 
     name: str
     deliveries: int = 0
-    gaps: list[float] = field(default_factory=list)
-    """Longest between two of the busy guest's readings of the clock, for each window."""
-    took: list[float] = field(default_factory=list)
-    """Each delivery or release itself."""
+    windows: list[Window] = field(default_factory=list)
     lasted: float = 0.0
+    """Seconds."""
     threads: dict[str, Counts] = field(default_factory=dict)
     """Of the busy guest, by their names."""
+
+    def values(self, of: str) -> list[float]:
+        return [getattr(window, of) for window in self.windows]
 
     def json(self) -> dict[str, object]:
         shares = (0.5, 0.9, 0.99, 0.999, 0.9999, 1.0)
         return {
             "name": self.name,
             "deliveries": self.deliveries,
-            "windows": len(self.gaps),
+            "windows": len(self.windows),
             "lasted_seconds": self.lasted,
-            "gap_seconds": {str(share): quantile(self.gaps, share) for share in shares},
-            "took_seconds": {str(share): quantile(self.took, share) for share in shares},
-            "threads": {
-                name: {"left": c.left, "preempted": c.preempted, "waited_seconds": c.waited}
-                for name, c in self.threads.items()
-            },
+            "threads": {name: asdict(counts) for name, counts in self.threads.items()},
+        } | {
+            f"{of}_seconds": {str(share): quantile(self.values(of), share) for share in shares}
+            for of in ("took", "gap", "unexplained")
         }
 
 
@@ -92,26 +102,24 @@ def _turn(proc: ProcFs, busy: BusyGuest, target: Process, stretch: Stretch) -> N
     pid = busy.process.id.pid
     before, started = counts(proc, pid), perf_counter()
     for _ in range(_TURN):
-        for gap, took in _windows(proc, busy, target):
-            stretch.gaps.append(gap)
-            stretch.took.append(took)
+        stretch.windows += _windows(proc, busy, target)
     stretch.lasted += perf_counter() - started
     stretch.deliveries += _TURN
     for name, more in grown(before, counts(proc, pid)).items():
         stretch.threads[name] = stretch.threads.get(name, Counts()) + more
 
 
-def _windows(proc: ProcFs, busy: BusyGuest, target: Process) -> Iterator[tuple[float, float]]:
-    """One delivery and its release: for each the longest gap, and how long it took itself."""
+def _windows(proc: ProcFs, busy: BusyGuest, target: Process) -> Iterator[Window]:
+    """One delivery and its release."""
     for change in (
         partial(environment.deliver, proc, target, VARIABLE, VIEW),
         partial(environment.release, proc, target, VARIABLE),
     ):
-        busy.forget()
-        started = perf_counter()
+        mark, started = busy.mark(), perf_counter()
         change()
         took = perf_counter() - started
-        yield busy.longest_gap(), took
+        seen = busy.since(mark)
+        yield Window(took, seen.longest, seen.unexplained)
 
 
 def _expect_to_live(guest: Guest) -> None:

@@ -37,13 +37,15 @@ class Seen:
     """Of one delivery; times in seconds."""
 
     took: float
-    stopped: float
-    """In which any thread of the guest was seen stopped, from outside."""
     gap: float
     """Longest time between two readings of the clock, inside."""
-    looks: int
+    unexplained: float
+    """In which it stood still, seen from inside, and did not wait for a processor."""
     left: int
     """How often the thread that is the guest's processor, and never waits, left its own."""
+    stopped: float
+    """In which any thread of the guest was seen stopped, from outside."""
+    looks: int
     apart: float
     """Longest time between two looks from outside: a shorter stop may have been missed."""
 
@@ -53,8 +55,11 @@ class Way:
     name: str
     seen: list[Seen] = field(default_factory=list)
 
+    def values(self, of: str) -> list[float]:
+        return [getattr(seen, of) for seen in self.seen]
+
     def spread(self, of: str) -> Spread:
-        return Spread.of(getattr(seen, of) for seen in self.seen)
+        return Spread.of(self.values(of))
 
     def json(self) -> dict[str, object]:
         return {"name": self.name, "deliveries": [asdict(seen) for seen in self.seen]}
@@ -131,12 +136,11 @@ def _seen(proc: ProcFs, guest: BusyGuest, deliver: Callable[[], float]) -> Seen:
         try:
             if not process.stdout.readline():
                 raise CommandError("the guest cannot be looked at")
-            guest.forget()
-            before = counts(proc, pid)
+            before, mark = counts(proc, pid), guest.mark()
             took = deliver()
-            gap = guest.longest_gap()
+            gaps = guest.since(mark)
             left = grown(before, counts(proc, pid))[PROCESSOR].left
         finally:
             process.terminate()
         told = json.loads(process.stdout.read())
-    return Seen(took=took, gap=gap, left=left, **told)
+    return Seen(took, gaps.longest, gaps.unexplained, left, **told)

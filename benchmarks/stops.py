@@ -23,28 +23,25 @@ class Stops:
 
     def _once(self) -> Table:
         columns = (
-            "WAY",
-            *("TOOK", "STOPPED, SEEN FROM OUTSIDE", "MOST", "LONGEST GAP INSIDE", "MOST"),
-            *("ITS PROCESSOR LEFT", "LOOKS", "APART AT MOST"),
+            *("WAY", "TOOK", "STOPPED, SEEN FROM OUTSIDE", "MOST", "LONGEST GAP INSIDE", "MOST"),
+            *("NOT FOR WANT OF A CORE", "MOST", "ITS THREAD LEFT", "LOOKS", "APART AT MOST"),
         )
         rows = [_way_row(way) for way in self.ways]
-        return Table("One delivery to a busy guest", columns, rows)
+        return Table("One delivery to a busy guest, medians", columns, rows)
 
     def _often(self) -> Table:
-        columns = ("LONGEST GAP INSIDE", "DELIVERIES", "WINDOWS", *_SHARES)
-        rows = [
-            (s.name, f"{s.deliveries:,}", f"{len(s.gaps):,}", *_quantiles(s.gaps))
-            for s in (self.to_it, self.to_another)
-        ]
-        took = [("time that one of them takes", "", "", *_quantiles(self.to_it.took))]
         gdb = next(way for way in self.ways if way.name == GDB)
-        gaps = [seen.gap for seen in gdb.seen]
-        beside = [(gdb.name, str(len(gaps)), str(len(gaps)), *_quantiles(gaps))]
-        title = "Deliveries and as many releases, one in each window; no guest died"
-        return Table(title, columns, rows + beside + took)
+        rows = []
+        for what, of in (("longest gap", "gap"), ("not for want of a core", "unexplained")):
+            for stretch in (self.to_it, self.to_another):
+                rows.append((what, stretch.name, *_quantiles(stretch.values(of))))
+            rows.append((what, gdb.name, *_quantiles(gdb.values(of))))
+        rows.append(("what is done took", self.to_it.name, *_quantiles(self.to_it.values("took"))))
+        title = f"{self.to_it.deliveries:,} deliveries, each with its release, no guest died"
+        return Table(title, ("A WINDOW'S", "DURING", "WINDOWS", *_SHARES), rows)
 
     def _threads(self) -> Table:
-        columns = ("THREAD", "DURING", "LEFT ITS PROCESSOR", "PREEMPTED", "WAITED FOR ONE")
+        columns = ("THREAD", "DURING", "SECONDS", "LEFT", "PREEMPTED", "WAITED FOR A CORE")
         rows = [
             row
             for name in sorted(self.to_it.threads.keys() | self.to_another.threads.keys())
@@ -59,28 +56,26 @@ class Stops:
         }
 
 
-_SHARES: dict[str, float] = {
-    "HALF": 0.5,
-    "99 %": 0.99,
-    "99.9 %": 0.999,
-    "99.99 %": 0.9999,
-    "MOST": 1,
-}
-"""Of the windows, at most that."""
+_SHARES = {"HALF": 0.5, "99 %": 0.99, "99.9 %": 0.999, "99.99 %": 0.9999, "MOST": 1.0}
+"""Of the windows: as long as in the column, or shorter."""
 
 
 def _quantiles(values: list[float]) -> Row:
-    return tuple(_ms(quantile(values, share)) for share in _SHARES.values())
+    """Only those that so many values tell apart from the most."""
+    count = len(values)
+    shown = (share == 1 or count * (1 - share) >= 1 for share in _SHARES.values())
+    cells = zip(_SHARES.values(), shown, strict=True)
+    return (f"{count:,}", *(_ms(quantile(values, share)) if show else "" for share, show in cells))
 
 
 def _way_row(way: Way) -> Row:
-    stopped, gap = way.spread("stopped"), way.spread("gap")
+    spreads = [way.spread(of) for of in ("stopped", "gap", "unexplained")]
     return (
         way.name,
         _ms(way.spread("took").median),
-        *(_ms(stopped.median), _ms(stopped.most), _ms(gap.median), _ms(gap.most)),
+        *(_ms(value) for spread in spreads for value in (spread.median, spread.most)),
         f"{way.spread('left').median:.0f} times",
-        f"{way.spread('looks').median:.0f}",
+        f"{way.spread('looks').median:,.0f}",
         _ms(way.spread("apart").most),
     )
 
@@ -90,8 +85,9 @@ def _thread_row(name: str, stretch: Stretch) -> Row:
     return (
         name,
         stretch.name,
-        f"{found.left / stretch.lasted:.1f} times a second",
-        f"{found.preempted / stretch.lasted:.1f} times a second",
+        f"{stretch.lasted:.0f}",
+        f"{found.left:,} times",
+        f"{found.preempted:,} times",
         f"{found.waited / stretch.lasted:.1%} of the time",
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from holdover.errors import CommandError
 from holdover.procfs import ProcFs
 
-__all__ = ["Counts", "counts", "grown", "parse_counts"]
+__all__ = ["Counts", "counts", "grown", "parse_counts", "thread_counts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,19 @@ def parse_counts(status: str, schedstat: str) -> Counts:
         raise CommandError("the kernel does not count what its threads do") from error
 
 
+def thread_counts(proc: ProcFs, pid: int, thread: int) -> Counts:
+    status, schedstat = (
+        proc.read(pid, f"task/{thread}/{name}") for name in ("status", "schedstat")
+    )
+    return parse_counts(status, schedstat)
+
+
 def counts(proc: ProcFs, pid: int) -> dict[tuple[int, str], Counts]:
     """Of each thread, by number and name; a guest that gets none or loses none keeps them all."""
     found = {}
     for thread in proc.threads(pid):
-        status, schedstat = (
-            proc.read(pid, f"task/{thread}/{name}") for name in ("status", "schedstat")
-        )
         name = proc.read(pid, f"task/{thread}/comm").rstrip("\n")
-        found[thread, name] = parse_counts(status, schedstat)
+        found[thread, name] = thread_counts(proc, pid, thread)
     return found
 
 

@@ -17,7 +17,8 @@ STATUS = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t3\
 
 def notes(*words: int, sign: bytes = b"BUSY") -> Notes:
     memory = mmap.mmap(-1, 1 << 16)
-    memory[0x8000:0x8010] = struct.pack("<3I", *words) + sign
+    longest, reading, count, stood = words
+    memory[0x8000:0x8014] = struct.pack("<3I4sI", longest, reading, count, sign, stood)
     return Notes(memory)
 
 
@@ -26,23 +27,24 @@ def test_the_boot_sector_is_one() -> None:
     assert BOOT_SECTOR.endswith(b"\x55\xaa")
 
 
-def test_both_jumps_lead_to_the_reading_in_the_loop() -> None:
+def test_its_jumps_lead_where_instructions_begin() -> None:
     first, again = (at for at in range(510) if BOOT_SECTOR.startswith(b"\x0f\x31", at))
+    shorter = BOOT_SECTOR.index(bytes.fromhex("663d"), again)
     assert first < again
-    for opcode in (0x76, 0xEB):
+    for opcode, target in ((b"\x76\x04", shorter), (b"\x72", again), (b"\xeb", again)):
         at = BOOT_SECTOR.index(opcode, again)
-        assert at + 2 + struct.unpack_from("b", BOOT_SECTOR, at + 1)[0] == again
+        assert at + 2 + struct.unpack_from("b", BOOT_SECTOR, at + 1)[0] == target
 
 
 def test_notes_are_read_and_the_longest_gap_is_forgotten() -> None:
-    seen = notes(5, 6, 7)
-    assert (seen.longest, seen.reading, seen.count, seen.begun) == (5, 6, 7, True)
+    seen = notes(5, 6, 7, 8)
+    assert (seen.longest, seen.reading, seen.count, seen.stood, seen.begun) == (5, 6, 7, 8, True)
     seen.forget()
-    assert (seen.longest, seen.reading, seen.count, seen.begun) == (0, 6, 7, True)
+    assert (seen.longest, seen.reading, seen.count, seen.stood, seen.begun) == (0, 6, 7, 8, True)
 
 
 def test_memory_without_the_sign_has_no_notes() -> None:
-    assert not notes(5, 6, 7, sign=bytes(4)).begun
+    assert not notes(5, 6, 7, 8, sign=bytes(4)).begun
 
 
 @pytest.mark.parametrize(
