@@ -27,9 +27,9 @@ TO_IT = "deliveries to the guest itself"
 TO_ANOTHER = "the same to another guest"
 DELIVERIES = 10_000
 FULL_ROUNDS = 7
-_TURN = 50  # deliveries before it is the other's turn
+_TURN = 50  # deliveries, then it is the other's turn
 _TRIAL = 4  # turns in each round of a run that has not all rounds
-_LOAD = "https disk"
+_LATE_LOAD = "https disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Window:
     gap: float
     """Longest between two of the busy guest's readings of the clock."""
     unexplained: float
-    """In which it stood still, and did not wait for a processor."""
+    """In which it stood still, and did not wait for a core."""
 
 
 @dataclass
@@ -123,5 +123,5 @@ def _windows(proc: ProcFs, busy: BusyGuest, target: Process) -> Iterator[Window]
 
 
 def _expect_to_live(guest: Guest) -> None:
-    if guest.probe(_LOAD) != ATTACHED:
+    if guest.probe(_LATE_LOAD) != ATTACHED:
         raise CommandError(f"guest {guest.name} loads no modules after so many deliveries")

@@ -40,9 +40,10 @@ class Seen:
     gap: float
     """Longest time between two readings of the clock, inside."""
     unexplained: float
-    """In which it stood still, seen from inside, and did not wait for a processor."""
+    """In which it stood still, seen from inside, and did not wait for a core."""
     left: int
-    """How often the thread that is the guest's processor, and never waits, left its own."""
+    """How often the thread that is the guest's processor left its core and could not have gone on:
+    it never has to wait for anything."""
     stopped: float
     """In which any thread of the guest was seen stopped, from outside."""
     looks: int
@@ -142,5 +143,7 @@ def _seen(proc: ProcFs, guest: BusyGuest, deliver: Callable[[], float]) -> Seen:
             left = grown(before, counts(proc, pid))[PROCESSOR].left
         finally:
             process.terminate()
-        told = json.loads(process.stdout.read())
-    return Seen(took, gaps.longest, gaps.unexplained, left, **told)
+        told = process.stdout.read()
+    if not told:
+        raise CommandError("whoever looked at the guest from outside ended early")
+    return Seen(took, gaps.longest, gaps.unexplained, left, **json.loads(told))
