@@ -43,7 +43,7 @@ class Seen:
     """In which it stood still, seen from inside, and did not wait for a core."""
     left: int
     """How often the thread that is the guest's processor left its core and could not have gone on:
-    it never has to wait for anything."""
+    it hardly ever has to wait for anything."""
     stopped: float
     """In which any thread of the guest was seen stopped, from outside."""
     looks: int
