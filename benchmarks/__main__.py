@@ -17,15 +17,8 @@ from holdover.demo.root import sweep
 from holdover.errors import HoldoverError
 
 PARTS = (
-    "closures",
-    "protecting",
-    "parts",
-    "looking",
-    "replay",
-    "guests",
-    "mounting",
-    "transaction",
-    "rescuing",
+    *("closures", "protecting", "parts", "looking", "replay", "guests"),
+    *("stops", "mounting", "transaction", "rescuing"),
 )
 """Modules of this package, in the order in which they are run; each has a `measure`."""
 

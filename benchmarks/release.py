@@ -5,7 +5,7 @@ from holdover.cli.setup import make_holdover
 from holdover.config import load_config
 from holdover.releasing import release
 
-holdover = make_holdover(load_config())
+holdover = make_holdover(load_config(), patience=3600.0)  # seconds: it is one run for all
 for item in holdover.status()[1]:
     if item.delivery is not None:
         release(holdover, item.process.id.pid, force=True)

@@ -194,9 +194,9 @@ class Looking:
                 self._known = None
                 self.mounter.close()
 
-    def unknown(self, pid: int) -> ProcessError:
-        """Why there is nothing to say about a process."""
-        unreadable = self._scan([pid], late=False).unreadable
+    def unknown(self, pid: int, seen: Scan | None = None) -> ProcessError:
+        """Why there is nothing to say about a process; `seen` is what a look at it came to."""
+        unreadable = (seen or self._scan([pid], late=False)).unreadable
         if unreadable:
             return UnreadableError(unreadable[0].reason)
         return ProcessError(f"process {pid} is no program that holdover knows")

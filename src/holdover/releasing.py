@@ -19,9 +19,9 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
     if others that share its directory would. Those that share it are released with it.
     """
     with holdover.writing():
-        items = holdover.status([pid])[1]
+        seen, items = holdover.status([pid])
         if not items:
-            raise holdover.unknown(pid)
+            raise holdover.unknown(pid, seen)
         item = items[0]
         if item.delivery is None:
             return Outcome(item.process, item.state, "nothing was delivered to it")
