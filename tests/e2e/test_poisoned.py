@@ -61,7 +61,7 @@ def touched(lab: Lab, guest: Guest) -> object:
     """All of a guest that holdover could change."""
     proc = ProcFs(lab.root.inside / "proc")
     with Memory(proc, guest.pid) as memory:
-        return read_environment(proc, guest.pid, memory), proc.read(guest.pid, "mountinfo")
+        return read_environment(proc, guest.pid, memory)[1], proc.read(guest.pid, "mountinfo")
 
 
 def test_a_failed_load_is_told_with_its_module(host: Host) -> None:
