@@ -48,7 +48,7 @@ class MountTables:
 
     def _mount_refusal(self, pid: int, namespace: int, directory: Path) -> str:
         try:
-            target = os.open(self.proc.path(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
+            target = os.open(self.proc.at(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             return f"it has no directory {directory} that could be covered ({error.strerror})"
         try:

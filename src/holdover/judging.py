@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is true of a process: its state, and the reason, whatever is to be done about it. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class Judge:
         self.modules = tuple(modules)
         self.holdings = holdings
         self.views = views
-        self._there: dict[tuple[Path, ...], dict[str, Module]] = {}
 
     def state(self, process: Process) -> Item:
         """State and reason, whatever anybody wants to do about it."""
@@ -114,12 +113,9 @@ class Judge:
         wrong = {name for name, module in there.items() if module.stamp != process.build.stamp}
         return wrong - process.loaded
 
-    def there(self, process: Process) -> dict[str, Module]:
+    def there(self, process: Process) -> Mapping[str, Module]:
         """What it finds on disk, by name, the store's views aside."""
-        where = self.directories(process)
-        if where not in self._there:  # the same for all processes of a build
-            self._there[where] = first_found(self.modules, where)
-        return self._there[where]
+        return first_found(self.modules, self.directories(process))
 
     def directories(self, process: Process) -> tuple[Path, ...]:
         return where(process, self.views)

@@ -29,7 +29,7 @@ class Memory:
         self.pid = pid
         flags = os.O_RDWR if writable else os.O_RDONLY
         try:
-            self._fd = os.open(proc.path(pid, "mem"), flags | os.O_CLOEXEC)
+            self._fd = os.open(proc.at(pid, "mem"), flags | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as error:
             raise VanishedError(f"process {pid} ended") from error
         except OSError as error:

@@ -55,7 +55,7 @@ def _mounts(proc: ProcFs, pid: int) -> frozenset[int]:
 
 def _of_root(proc: ProcFs, pid: int) -> int:
     try:
-        handle = os.open(proc.path(pid, "root"), os.O_PATH | os.O_CLOEXEC)
+        handle = os.open(proc.at(pid, "root"), os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         raise UnreadableError(f"process {pid}: root cannot be read: {error.strerror}") from error
     try:

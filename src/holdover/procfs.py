@@ -27,6 +27,7 @@ DELETED = " (deleted)"
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (.+)$", re.MULTILINE)
 _MAX_TEXT = 1 << 26  # bytes: a process may say that its environment is as long as its memory
 T = TypeVar("T")
+_new = tuple.__new__  # what a call of a named tuple's class comes to, without the call
 
 
 class Mapping(NamedTuple):  # a guest has hundreds, and a dataclass takes thrice as long to make
@@ -63,7 +64,7 @@ def parse_maps(text: str) -> tuple[Mapping, ...]:
         raise MalformedError(f"a line of maps makes no sense: {wrong!r}")
     try:
         return tuple(
-            Mapping(int(start, 16), int(end, 16), *_parse_mapped(rest))
+            _new(Mapping, (int(start, 16), int(end, 16), *_parse_mapped(rest)))
             for start, end, rest in lines
         )
     except (ValueError, OverflowError) as error:
@@ -88,10 +89,10 @@ def parse_stat(text: str) -> Stat:
         raise MalformedError(f"stat makes no sense: {text[:200]!r}") from error
 
 
-def file_id(path: Path) -> FileId | None:
+def file_id(path: Path | str) -> FileId | None:
     """What lies at `path`, or None if nothing can be seen there."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
     return FileId(found.st_dev, found.st_ino)
@@ -128,6 +129,7 @@ class ProcFs:
     def __init__(self, root: Path = Path("/proc")) -> None:
         self.root = root
         self._prefix = f"{root}/"
+        self._last_maps: tuple[int, tuple[Mapping, ...]] = (0, ())
         self._answers: dict[tuple[object, ...], Any] = {}
 
     @cached_property
@@ -175,18 +177,18 @@ class ProcFs:
             return [int(name) for name in os.listdir(self.path(pid, "task"))]
 
     def path(self, pid: int, name: str) -> Path:
-        return Path(self._name(pid, name))
+        return Path(self.at(pid, name))
 
-    def _name(self, pid: int, name: str) -> str:
-        """The same for whom a `Path` takes longer to make than the system call that it is for."""
+    def at(self, pid: int, name: str) -> str:
+        """The same as text: a `Path` takes longer to make than the system call that it is for."""
         return f"{self._prefix}{pid}/{name}"
 
     def link(self, pid: int, name: str) -> str:
         with self._errors(pid, name):
-            return os.readlink(self._name(pid, name))
+            return os.readlink(self.at(pid, name))
 
     def read(self, pid: int, name: str) -> str:
-        with self._errors(pid, name), open(self._name(pid, name), "rb") as file:
+        with self._errors(pid, name), open(self.at(pid, name), "rb") as file:
             raw = file.read(_MAX_TEXT)
         if len(raw) == _MAX_TEXT:
             raise UnreadableError(f"process {pid}: {name} is longer than any real one")
@@ -196,7 +198,7 @@ class ProcFs:
 
     def open(self, pid: int, name: str) -> BinaryIO:
         with self._errors(pid, name):
-            return open(self._name(pid, name), "rb")
+            return open(self.at(pid, name), "rb")
 
     def open_mapped(self, pid: int, mapping: Mapping) -> BinaryIO | None:
         """The very file that is mapped, replaced or not; None if it is no regular one."""
@@ -209,7 +211,7 @@ class ProcFs:
 
         It is asked once for each file, however many processes have it. Raises as `read`.
         """
-        path = self._name(pid, name)
+        path = self.at(pid, name)
         with self._errors(pid, name):
             key = (read, *_version(os.stat(path)))  # noqa: PTH116
         if key not in self._answers:
@@ -238,22 +240,30 @@ class ProcFs:
         return uptime - self.stat(pid).start_time / os.sysconf("SC_CLK_TCK")
 
     def maps(self, pid: int) -> tuple[Mapping, ...]:
-        return parse_maps(self.read(pid, "maps"))
+        found = parse_maps(self.read(pid, "maps"))
+        self._last_maps = pid, found
+        return found
+
+    def maps_lately(self, pid: int) -> tuple[Mapping, ...]:
+        """What `maps` found, if nobody else's were asked for since: for another look, not for a
+        write."""
+        last, found = self._last_maps
+        return found if last == pid else self.maps(pid)
 
     def file_of(self, pid: int, name: str) -> FileId:
         """Identity of what the link `name` (exe, root, root/some/path) leads to."""
         with self._errors(pid, name):
-            found = os.stat(self._name(pid, name))  # noqa: PTH116
+            found = os.stat(self.at(pid, name))  # noqa: PTH116
         return FileId(found.st_dev, found.st_ino)
 
     def owner(self, pid: int) -> int:
         """Its effective user, also if it is not dumpable: that holds for directories only."""
         with self._errors(pid, "task"):
-            return os.stat(self._name(pid, "task")).st_uid  # noqa: PTH116
+            return os.stat(self.at(pid, "task")).st_uid  # noqa: PTH116
 
     def namespace(self, pid: int, kind: str = "mnt") -> int:
         with self._errors(pid, f"ns/{kind}"):
-            return os.stat(self._name(pid, f"ns/{kind}")).st_ino  # noqa: PTH116
+            return os.stat(self.at(pid, f"ns/{kind}")).st_ino  # noqa: PTH116
 
     def is_alive(self, process: ProcessId) -> bool:
         """Whether that very process still runs; a zombie does not. In doubt it does."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which module a process would find, and what a late load of it would do. Pure."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from holdover.model import Holding, Item, Module, Process, State
@@ -28,8 +29,13 @@ def directories(process: Process, views: Path) -> tuple[Path, ...]:
     return chosen + process.build.directories
 
 
-def first_found(modules: Iterable[Module], where: tuple[Path, ...]) -> dict[str, Module]:
+def first_found(modules: Iterable[Module], where: tuple[Path, ...]) -> Mapping[str, Module]:
     """For each name the file in the first of the directories that has one."""
+    return _first_found(tuple(modules), where)
+
+
+@lru_cache(maxsize=64)  # the same is asked for each process of a build
+def _first_found(modules: tuple[Module, ...], where: tuple[Path, ...]) -> Mapping[str, Module]:
     found: dict[str, Module] = {}
     for module in sorted(
         (m for m in modules if m.path.parent in where), key=lambda m: where.index(m.path.parent)

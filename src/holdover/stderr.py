@@ -94,7 +94,7 @@ class Stderr:
 
     def _in_file(self, pid: int, target: str, logs: tuple[Log, ...], started: float) -> Said:
         self._check_kind(pid, target, _mount_of(self.proc.read(pid, "fdinfo/2")))
-        handle = os.open(self.proc.path(pid, "fd/2"), os.O_PATH | os.O_CLOEXEC)
+        handle = os.open(self.proc.at(pid, "fd/2"), os.O_PATH | os.O_CLOEXEC)
         try:
             self._check_kind(pid, target, linux.mount_id(handle))  # it may be another by now
             end = _read_end(handle)

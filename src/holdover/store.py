@@ -279,7 +279,8 @@ class Store:
     def leases_of(self, process: ProcessId) -> tuple[Lease, ...]:
         """The same of one process."""
         with store_errors("read the leases"):
-            found = _read_all(parse_lease, self._leases, f"{process}-*")
+            names = [name for name in os.listdir(self._leases) if name.startswith(f"{process}-")]
+            found = [parse_lease(self._leases / name) for name in sorted(names)]
         return tuple(lease for lease in found if lease.process == process)
 
     def lease_age(self, lease: Lease) -> float:

@@ -261,6 +261,7 @@ def test_var_run_that_is_no_link_keeps_nobody_from_another_delivery(
     (tmp_path / "42/root/var").mkdir(parents=True)
     made(tmp_path / "42/root/var/run")
     (tmp_path / "self").symlink_to("42")
-    look = _Look(ProcFs(tmp_path), (), (), tmp_path, None, None, OnDisk((), tmp_path, {}))
+    on_disk = OnDisk((), tmp_path, {})
+    look = _Look(ProcFs(tmp_path), (), (), tmp_path, None, None, on_disk, again=False)
     old = replace(build(), fallback=Path("/run/qemu", VERSION))
     assert look._no_fallback(42, old) == "/var/run is not /run in its mount namespace"

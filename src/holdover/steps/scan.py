@@ -70,8 +70,8 @@ def scan(
 
     Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
     processes say about loads that failed, if there is a `stderr` to read it. `rescued` has modules
-    that lie somewhere else, by build-id. The executables of `before` are not read again, nor are
-    modules, if it has some.
+    that lie somewhere else, by build-id. The executables of `before` are not read again, nor, if it
+    has modules, are these, and what its one process has mapped.
 
     `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
@@ -79,7 +79,8 @@ def scan(
     """
     known = {p.executable_file: p.build for p in before.processes} if before else {}
     on_disk = OnDisk(programs, views, known)
-    look = _Look(proc, programs, deliveries, views, late, stderr, on_disk)
+    again = bool(before and before.modules)
+    look = _Look(proc, programs, deliveries, views, late, stderr, on_disk, again)
     for pid in filter(proc.is_process, pids) if pids else proc.pids():
         look.at(pid)
     builds = on_disk.installed() if installed else ()
@@ -104,6 +105,8 @@ class _Look:
     """Keeps the time that is spent on each user."""
     stderr: Stderr | None
     on_disk: OnDisk
+    again: bool
+    """They were looked at a moment ago."""
     processes: list[Process] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     foreign: int = 0
@@ -214,7 +217,8 @@ class _Look:
         """What matters only for a process that can load late."""
         if process.build.stamp is None or process.unsupported:
             return process
-        pid, maps = process.id.pid, self.proc.maps(process.id.pid)
+        pid = process.id.pid
+        maps = self.proc.maps_lately(pid) if self.again else self.proc.maps(pid)
         if self.late:
             process, self.sights[pid] = self.late.see(process, maps)
         chosen, no_environment = self._environment(pid, maps, program)
@@ -302,10 +306,10 @@ class _Look:
     def _hidden_store(self, pid: int) -> str:
         """Why the process could not load from the store, as far as its mounts tell; or ""."""
         place = next(path for path in (self.views, *self.views.parents) if path.exists())
-        seen = file_id(self.proc.path(pid, f"root{place}"))
+        seen = file_id(self.proc.at(pid, f"root{place}"))
         if seen != file_id(place):
             return f"{place} is something else in its mount namespace"
-        if os.statvfs(self.proc.path(pid, f"root{place}")).f_flag & os.ST_NOEXEC:
+        if os.statvfs(self.proc.at(pid, f"root{place}")).f_flag & os.ST_NOEXEC:
             return f"{place} is mounted noexec in its mount namespace"
         return ""
 
@@ -325,7 +329,7 @@ class _Look:
         if build.fallback is None:
             return None
         with suppress(OSError):
-            return Path(os.readlink(self.proc.path(pid, f"root{build.fallback}/{MARK}")))
+            return Path(os.readlink(self.proc.at(pid, f"root{build.fallback}/{MARK}")))
         return None
 
     def _no_fallback(self, pid: int, build: Build) -> str:
@@ -335,14 +339,14 @@ class _Look:
             return f"others than root can put modules where it looks last: {reason}"
         leads_to = ""
         with suppress(OSError):  # a directory, or not there: other deliveries do not mind
-            leads_to = os.readlink(self.proc.path(pid, "root/var/run"))
+            leads_to = os.readlink(self.proc.at(pid, "root/var/run"))
         if leads_to not in ("/run", "../run"):
             return "/var/run is not /run in its mount namespace"
         return self._hidden_store(pid)
 
     def _covered_by(self, pid: int, build: Build) -> FileId | None:
         """Only the first directory is ever covered."""
-        return file_id(self.proc.path(pid, f"root{build.directories[0]}"))
+        return file_id(self.proc.at(pid, f"root{build.directories[0]}"))
 
     def _mounted(self, pid: int, build: Build) -> frozenset[str]:
         """Read only where something else than the host's directory is seen."""

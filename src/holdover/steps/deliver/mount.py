@@ -139,6 +139,6 @@ def _opened(proc: ProcFs, process: Process, directory: Path) -> Iterator[tuple[i
 
 def _open_directory(proc: ProcFs, pid: int, directory: Path) -> int:
     try:
-        return os.open(proc.path(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
+        return os.open(proc.at(pid, f"root{directory}"), os.O_PATH | os.O_DIRECTORY)
     except OSError as error:
         raise RefusedError(f"process {pid} has no {directory}: {error.strerror}") from error
