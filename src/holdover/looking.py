@@ -85,7 +85,7 @@ class Looking:
 
     def status(self, pids: Collection[int] = ()) -> tuple[Scan, tuple[Item, ...]]:
         """What was seen, and the state of each process; takes no lock and changes nothing."""
-        seen = self._scan(pids)
+        seen = self._scan(pids, ways=False)
         return seen, self._looked_at(seen)
 
     def _looked_at(self, seen: Scan) -> tuple[Item, ...]:
@@ -141,13 +141,20 @@ class Looking:
         return tuple(previews), planned.unreadable
 
     def _scan(
-        self, pids: Collection[int] = (), *, installed: bool = False, late: bool = True
+        self,
+        pids: Collection[int] = (),
+        *,
+        installed: bool = False,
+        late: bool = True,
+        ways: bool = True,
     ) -> Scan:
+        """Without `ways`, whether something could be delivered is not looked at."""
         self.progress("looking at processes")
         self._late = self._late or self._foresight()
         self._stderr = self._stderr or Stderr(self.proc, journal=self.ask_journal)
         seen = scan(
             *self._where,
+            self.deliveries if ways else (),
             pids=pids,
             installed=installed,
             late=self._late if late else None,
@@ -172,8 +179,8 @@ class Looking:
         return LateLoads(self.proc, deep=self.deep, patience=self.patience)
 
     @property
-    def _where(self) -> tuple[ProcFs, tuple[Program, ...], tuple[Delivery, ...], Path]:
-        return self.proc, self.programs, self.deliveries, self.store.views
+    def _where(self) -> tuple[ProcFs, tuple[Program, ...], Path]:
+        return self.proc, self.programs, self.store.views
 
     def _verified(self, item: Item, holdings: tuple[Holding, ...]) -> Item:
         """A delivery counts only if the process finds there what is held."""

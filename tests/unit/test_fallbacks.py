@@ -24,7 +24,7 @@ from unit.test_store import killed_after
 
 from holdover.delivering import in_place, tidy
 from holdover.fallbacks import MARK, Fallbacks
-from holdover.model import Holding, Process, Scan, Unreadable
+from holdover.model import Delivery, Holding, Process, Scan, Unreadable
 from holdover.ondisk import OnDisk
 from holdover.procfs import ProcFs
 from holdover.steps.scan import _Look
@@ -262,6 +262,7 @@ def test_var_run_that_is_no_link_keeps_nobody_from_another_delivery(
     made(tmp_path / "42/root/var/run")
     (tmp_path / "self").symlink_to("42")
     on_disk = OnDisk((), tmp_path, {})
-    look = _Look(ProcFs(tmp_path), (), (), tmp_path, None, None, on_disk, again=False)
+    how = (Delivery.FALLBACK,)
+    look = _Look(ProcFs(tmp_path), (), how, tmp_path, None, None, on_disk, again=False)
     old = replace(build(), fallback=Path("/run/qemu", VERSION))
     assert look._no_fallback(42, old) == "/var/run is not /run in its mount namespace"

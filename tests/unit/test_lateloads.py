@@ -382,7 +382,7 @@ def test_user_who_has_had_his_share_is_not_looked_at_any_more(host: Host) -> Non
     host.process(PID)
     (host.proc.root / "self").symlink_to(str(PID))
     late = impatient(host, 0)
-    seen = scan(host.proc, load_programs(), (), host.root / "views", late=late)
+    seen = scan(host.proc, load_programs(), host.root / "views", late=late)
     (left,) = seen.unreadable
     assert (left.pid, left.program, seen.processes) == (PID, "qemu", ())
     assert "too long to look at" in left.reason

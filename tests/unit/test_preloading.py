@@ -435,7 +435,14 @@ class Order(Holdover):
         self.deliver = deliver
         self.done: list[str] = []
 
-    def _scan(self, pids: object = (), *, installed: bool = False, late: bool = True) -> Scan:
+    def _scan(
+        self,
+        pids: object = (),
+        *,
+        installed: bool = False,
+        late: bool = True,
+        ways: bool = True,
+    ) -> Scan:
         return scan()
 
     def _decide(self, seen: Scan, aim: Aim, touches: object) -> Plan:

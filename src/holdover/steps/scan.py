@@ -50,14 +50,15 @@ __all__ = ["scan"]
 
 
 _ID_LENGTH = 32  # no id of a snapshot is longer
+_NOT_ASKED = "not looked at"
 _CHROOTED = "it has changed its root directory, from where it cannot see the store"
 
 
 def scan(
     proc: ProcFs,
     programs: tuple[Program, ...],
-    deliveries: tuple[Delivery, ...],
     views: Path,
+    deliveries: tuple[Delivery, ...] = (),
     *,
     pids: Collection[int] = (),
     installed: bool = False,
@@ -73,7 +74,8 @@ def scan(
     that lie somewhere else, by build-id. The executables of `before` are not read again, nor, if it
     has modules, are these, and what its one process has mapped.
 
-    `deliveries` is in order of preference, `views` is where the store keeps its views. Raises
+    `deliveries` are those that are asked for, in order of preference: whether others were possible
+    is not looked at. `views` is where the store keeps its views. Raises
     `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
     the answer.
     """
@@ -273,6 +275,8 @@ class _Look:
                 layout, live = read_environment(self.proc, pid, memory, maps)
                 values = entry_values(memory, live, program.variable)
                 chosen = tuple(Path(os.fsdecode(value)) for value in values if value)
+                if Delivery.ENVIRONMENT not in self.deliveries:
+                    return chosen, _NOT_ASKED
                 need = room_needed(live, program.variable, f"{self.views}/{'x' * _ID_LENGTH}")
                 try:
                     find_half(memory, layout, live, need)
@@ -333,6 +337,8 @@ class _Look:
         return None
 
     def _no_fallback(self, pid: int, build: Build) -> str:
+        if Delivery.FALLBACK not in self.deliveries:
+            return _NOT_ASKED
         if build.fallback is None:
             return "its build looks nowhere else for a module that it could not load"
         if reason := distrust(build.fallback):
