@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import holdover
 
 SOURCES = Path(holdover.__file__).parents[1]
@@ -15,6 +17,8 @@ HEAVY = frozenset(
     )
 )
 """Each takes milliseconds, with what it loads itself."""
+ELSEWHERE = frozenset(("asyncio", "email", "http", "prometheus_client", "qemu", "rich"))
+"""For some commands only, or for a terminal."""
 LISTING = "VERSION 3\n\nnginx 1 amd64 none < 2 amd64 none /x.deb\n"
 GLANCE = """
 from holdover.cli import glance
@@ -46,6 +50,13 @@ def test_transaction_that_concerns_nobody_loads_next_to_nothing() -> None:
     assert not names & HEAVY
     assert len(ours) <= 12, sorted(ours)
     assert len(names - ours) <= 36, sorted(names - ours)
+
+
+@pytest.mark.parametrize("module", ["status", "protect", "hooks", "timer"])
+def test_what_looks_at_processes_loads_neither_network_nor_what_prints(module: str) -> None:
+    names = loaded(f"import holdover.cli.{module}, holdover.flow")
+    assert not names & ELSEWHERE
+    assert len([name for name in names if name.startswith("holdover")]) <= 85
 
 
 def test_what_is_heavy_would_be_seen() -> None:
