@@ -9,6 +9,8 @@ Source: setns(2), unix(7) SCM_RIGHTS.
 """
 
 import os
+import signal
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Helper"]
 
+_PATIENCE = 1.0  # seconds
 _MOST = 4096  # bytes of a message: a name has 255
 _ATTACH, _UNMOUNT, _DONE = b"attach", b"unmount", b"done"
 
@@ -40,10 +43,17 @@ class Helper:
         self._ask(b"%s %d %s" % (_UNMOUNT, count, os.fsencode(name)), pidfd, parent)
 
     def close(self) -> None:
-        if self._ours is not None:
-            self._ours.close()
-            self._ours = None
-            os.waitpid(self._child, 0)
+        """The child ends; one that the kernel keeps is not waited for."""
+        if self._ours is None:
+            return
+        self._ours.close()
+        self._ours = None
+        deadline = time.monotonic() + _PATIENCE
+        while not os.waitpid(self._child, os.WNOHANG)[0]:
+            if time.monotonic() > deadline:
+                os.kill(self._child, signal.SIGKILL)
+                return
+            time.sleep(0.001)
 
     def _ask(self, message: bytes, *descriptors: int) -> None:
         import socket

@@ -68,7 +68,8 @@ def guarded_after(manager: str) -> str:
 
 def having_asked(text: str) -> str:
     """The same for a manager that drives rpm or dpkg: `text`, then a note for `unless_asked`."""
-    note = f"mkdir -p {ASKED.parent} && {_IDENTIFY.format('$PPID')} && echo $PPID ${{20}} >{ASKED}"
+    made = f"{{ test -d {ASKED.parent} || mkdir -p {ASKED.parent}; }}"
+    note = f"{made} && {_IDENTIFY.format('$PPID')} && echo $PPID ${{20}} >{ASKED}"
     return f"{text}; ({note})"
 
 
