@@ -10,6 +10,7 @@ from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdover.delivering import in_place, point, tidy
 from holdover.errors import (
@@ -36,12 +37,13 @@ from holdover.model import (
     Scan,
     State,
 )
-from holdover.steps.capture import capture
-from holdover.steps.collect import Collected, collect
 from holdover.steps.deliver.run import in_the_way, place_of
 from holdover.steps.plan import Aim, Touches, always
 from holdover.steps.scan import scan
 from holdover.steps.verify import verify
+
+if TYPE_CHECKING:
+    from holdover.steps.collect import Collected
 
 __all__ = ["Holdover"]
 
@@ -191,6 +193,8 @@ class Holdover(Looking):
         identity = (build.program, build.build_id, build.stamp, wanted.library_path)
         key = (*identity, wanted.purpose, wanted.modules)
         if key not in self._taken:
+            from holdover.steps.capture import capture  # most runs hold nothing new
+
             self.progress(f"holding the modules of {build.version or build.program}")
             taken = capture(self.store, wanted, self.programs).id
             self._known = self.store.holdings()
@@ -247,8 +251,12 @@ class Holdover(Looking):
 
     # -- letting go ----------------------------------------------------------------------------
 
-    def collect(self, *, dry_run: bool = False, transaction: ProcessId | None = None) -> Collected:
+    def collect(
+        self, *, dry_run: bool = False, transaction: ProcessId | None = None
+    ) -> "Collected":
         """Remove what nobody needs; the leases of `transaction` end here."""
+        from holdover.steps.collect import collect
+
         with nullcontext() if dry_run else self.writing():
             if transaction is not None:
                 self.drop_leases(transaction)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from holdover.answers import Step
 from holdover.dlopened import suggested_names
 from holdover.elf import ElfFile
 from holdover.errors import ElfError, HoldoverError, MalformedError, UnreadableError
@@ -23,11 +23,14 @@ from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, candidates
 from holdover.loaded import mapped_objects
 from holdover.model import FileId, LateLoad, Module, Needed, Process
-from holdover.pending import PendingFiles, PendingLibraries
 from holdover.procfs import Mapping, ProcFs
 from holdover.rooted import RootedLibraries
 from holdover.sight import Sight
 from holdover.trust import distrust, distrust_file
+
+if TYPE_CHECKING:
+    from holdover.answers import Step
+    from holdover.pending import PendingFiles
 
 __all__ = ["LateLoads"]
 
@@ -168,8 +171,10 @@ class LateLoads:
         mapped = {entry.name: entry.library for entry in closure.found}
         return Sight(files, files.system, World(executable, mapped, mapped))
 
-    def after(self, sight: Sight, pending: PendingFiles) -> Sight:
+    def after(self, sight: Sight, pending: "PendingFiles") -> Sight:
         """The same process when the pending change has been made."""
+        from holdover.pending import PendingLibraries
+
         return Sight(PendingLibraries(sight.files, pending), sight.system, sight.world)
 
     def beside(self, sight: Sight, root: Path) -> Sight:
@@ -220,11 +225,13 @@ class LateLoads:
 
     def way(
         self, sight: Sight, late: LateLoad
-    ) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
+    ) -> tuple[tuple["Step", ...], tuple[tuple[str, str], ...]]:
         """Where the linker finds each library; and what they open by name that is not held.
 
         Raises `ElfError` or `UnreadableError` where it cannot be followed.
         """
+        from holdover.answers import Step
+
         there = sight.forecast(late.path)
         if there is None:
             return (), ()

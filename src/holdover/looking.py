@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from holdover.answers import Explanation, Preview
 from holdover.delivering import problem_of
 from holdover.errors import (
     DamagedError,
@@ -28,17 +28,18 @@ from holdover.model import (
     State,
     Unreadable,
 )
-from holdover.pending import PendingFiles
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
 from holdover.stderr import Stderr
 from holdover.steps.deliver.mount import Mounter
-from holdover.steps.explain import explain
 from holdover.steps.plan import Aim, Touches, always, files_of, plan, without, without_programs
-from holdover.steps.preview import preview
 from holdover.steps.scan import scan
 from holdover.store import Store
+
+if TYPE_CHECKING:
+    from holdover.answers import Explanation, Preview
+    from holdover.pending import PendingFiles
 
 __all__ = ["Looking", "Progress", "holding_of"]
 
@@ -93,8 +94,10 @@ class Looking:
         items = plan(seen, holdings, self.deliveries, self.store.views, Aim.LOOK).items
         return tuple(self._verified(item, holdings) for item in items)
 
-    def explain(self, pid: int) -> tuple[Scan, tuple[Item, ...], tuple[Explanation, ...]]:
+    def explain(self, pid: int) -> tuple[Scan, tuple[Item, ...], tuple["Explanation", ...]]:
         """What a late load of each module would do in one process, and how."""
+        from holdover.steps.explain import explain
+
         seen, items = self.status([pid])
         late = self._late or self._foresight()
         explained = [
@@ -128,8 +131,12 @@ class Looking:
         """Files and directories whose change would concern a live process."""
         return frozenset(path for process in self._scan().processes for path in files_of(process))
 
-    def preview(self, pending: PendingFiles) -> tuple[tuple[Preview, ...], tuple[Unreadable, ...]]:
+    def preview(
+        self, pending: "PendingFiles"
+    ) -> tuple[tuple["Preview", ...], tuple[Unreadable, ...]]:
         """What a pending change would mean for each process; changes nothing."""
+        from holdover.steps.preview import preview
+
         seen, holdings = self._scan(), self.store.holdings()
         where = (self.deliveries, self.store.views)
         planned = plan(seen, holdings, *where, Aim.PROTECT, pending.concerns)

@@ -7,7 +7,6 @@ The name follows from the build alone, so that nothing has to be written or aske
 is started. LD_LIBRARY_PATH is part of it: what was found there must not reach a guest without.
 """
 
-import hashlib
 from pathlib import Path
 
 __all__ = ["places", "place_name"]
@@ -22,5 +21,7 @@ def place_name(program: str, build_id: str, library_path: str = "") -> str:
     """The one for processes of a build that were started with this LD_LIBRARY_PATH."""
     if not library_path:
         return f"{program}-{build_id}"
+    import hashlib  # OpenSSL comes with it
+
     digest = hashlib.sha256(library_path.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{program}-{build_id}-{digest[:12]}"

@@ -19,7 +19,6 @@ from holdover.complaints import Log, Said, of_this_run
 from holdover.errors import CommandError, MalformedError, UnreadableError, VanishedError
 from holdover.mounts import parse_mountinfo
 from holdover.procfs import ProcFs
-from holdover.run import end_of_output
 from holdover.trust import distrust
 
 __all__ = ["Stderr"]
@@ -169,6 +168,8 @@ class Stderr:
 
     def _journal(self, *words: str) -> bytes:
         """A line may have megabytes."""
+        from holdover.run import end_of_output
+
         command = ("journalctl", "--quiet", "--boot", "--no-pager", "--output=cat", *words)
         try:
             return end_of_output(*command, most=_MOST, timeout=_PATIENCE)

@@ -29,7 +29,6 @@ import math
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -177,6 +176,8 @@ class Store:
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A view in the making; it vanishes unless it is committed."""
+        import tempfile  # with it come random and OpenSSL: 4 ms, for whoever only looks
+
         with store_errors("write to the store"):
             directory = Path(tempfile.mkdtemp(dir=self._staging))
             directory.chmod(0o755)
@@ -192,6 +193,8 @@ class Store:
 
         Raises as `writing`; the caller is not the writer then, as downloads take their time.
         """
+        import tempfile
+
         with self.writing(timeout), store_errors("prepare a rescue"):
             directory = Path(tempfile.mkdtemp(dir=self._rescues))
             directory.chmod(0o755)

@@ -10,7 +10,6 @@ from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.model import Capture, Delivery, Item, Outcome, Plan, Result, State
-from holdover.proving import carry_out_proven
 from holdover.releasing import release
 from holdover.steps.plan import Aim
 
@@ -32,6 +31,8 @@ def _carry_out(options: Namespace, aim: Aim) -> int:
         if options.dry_run:
             planned = holdover.plan(aim, options.pid)
         elif aim is Aim.PROTECT and options.rehearse:
+            from holdover.proving import carry_out_proven
+
             result = carry_out_proven(holdover, aim, options.pid)
         else:
             result = holdover.carry_out(aim, options.pid)
