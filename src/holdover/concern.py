@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 
 from holdover.hints import HINTS
 
-__all__ = ["Hint", "hints", "names_any", "touched", "anybody_runs"]
+__all__ = ["Hint", "hints", "names_any", "touched"]
 
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$", re.MULTILINE)
 
@@ -53,21 +53,19 @@ def names_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def touched(
-    names: Iterable[str], files: str, programs: Iterable[Hint], proc: str = "/proc"
+    names: tuple[str, ...], files: str, programs: tuple[Hint, ...], proc: str = "/proc"
 ) -> bool:
     """Whether anybody is concerned by a change of packages of these names, which own these files.
 
     Raises `OSError` without a /proc.
     """
-    programs = tuple(programs)
     if any(names_any(names, program.packages) or program.is_among(files) for program in programs):
         return True
-    return _LIBRARY.search(files) is not None and anybody_runs(programs, proc)
+    return _LIBRARY.search(files) is not None and _anybody_runs(programs, proc)
 
 
-def anybody_runs(programs: Iterable[Hint], proc: str = "/proc") -> bool:
-    """Whether a library can matter to anybody at all; raises `OSError` without a /proc."""
-    programs = tuple(programs)
+def _anybody_runs(programs: tuple[Hint, ...], proc: str) -> bool:
+    """Whether a library can matter to anybody at all."""
     for pid in filter(str.isdecimal, os.listdir(proc)):
         try:
             link = os.readlink(f"{proc}/{pid}/exe")

@@ -48,9 +48,8 @@ _STARTING = 0.5  # seconds in which a process may still be without an environmen
 
 @dataclass(frozen=True, slots=True)
 class LiveEnvironment:
-    """Addresses in the process: of `environ`, of the array it points to, of each string."""
+    """Addresses in the process: of the array that `environ` points to, of each string."""
 
-    pointer: int
     array: int
     entries: tuple[int, ...]
 
@@ -124,7 +123,7 @@ def read_again(memory: Memory, layout: Layout) -> LiveEnvironment:
     if not array:
         raise UnsupportedError(f"process {memory.pid} has cleared its environment")
     entries = memory.read_pointers(array, _MAX_ENTRIES)
-    return LiveEnvironment(layout.pointer, array, tuple(entries))
+    return LiveEnvironment(array, tuple(entries))
 
 
 def changed_since(

@@ -25,7 +25,7 @@ from holdover.ldconf import parse_conf
 from holdover.linker import Library, System
 from holdover.loaded import is_loaded, mapped_objects
 from holdover.model import FileId
-from holdover.procfs import DELETED, Mapping, ProcFs, file_id, open_regular
+from holdover.procfs import DELETED, Mapping, ProcFs, file_id, mapped_name, open_regular
 from holdover.symbols import Symbols, read_symbols
 from holdover.trust import distrust_file
 from holdover.versions import defined_versions, needed_versions
@@ -167,7 +167,7 @@ class Libraries:
                 except ElfError:
                     continue  # mapped, and no library: the program's own business
             if library is not None:
-                source = proc.path(pid, f"map_files/{mapping.start:x}-{mapping.end:x}")
+                source = proc.path(pid, mapped_name(mapping))
                 self._sources.setdefault(library.file, source)
                 found.setdefault(library.soname or library.path.name, library)
         return found

@@ -89,8 +89,8 @@ def parse_stat(text: str) -> Stat:
         raise MalformedError(f"stat makes no sense: {text[:200]!r}") from error
 
 
-def file_id(path: Path | str) -> FileId | None:
-    """What lies at `path`, or None if nothing can be seen there."""
+def file_id(path: Path | str | int) -> FileId | None:
+    """What lies at `path` or is open as that descriptor; None if nothing can be seen there."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

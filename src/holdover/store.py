@@ -283,8 +283,7 @@ class Store:
         """The same of one process."""
         with store_errors("read the leases"):
             names = [name for name in os.listdir(self._leases) if name.startswith(f"{process}-")]
-            found = [parse_lease(self._leases / name) for name in sorted(names)]
-        return tuple(lease for lease in found if lease.process == process)
+            return tuple(parse_lease(self._leases / name) for name in sorted(names))
 
     def lease_age(self, lease: Lease) -> float:
         """Seconds since it was written; 0 if it is gone, or the clock was set back since."""

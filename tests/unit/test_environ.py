@@ -25,7 +25,7 @@ def half_of(size: int) -> Half:
 
 
 def live_with(entries: tuple[int, ...]) -> LiveEnvironment:
-    return LiveEnvironment(0x1000, 0x2000, entries)
+    return LiveEnvironment(0x2000, entries)
 
 
 def string_of(name: str, value: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from holdover import linux
 from holdover.builds import read_module_stamp
 from holdover.errors import ElfError, MalformedError, ProcessError
-from holdover.model import Build, FileId, Module, Process
+from holdover.model import Build, Module, Process
 from holdover.mounted import mounts_of_root
 from holdover.procfs import DELETED, ProcFs, file_id
 from holdover.programs import Program
@@ -55,16 +55,11 @@ def _mapped(proc: ProcFs, process: Process, program: Program) -> Iterator[tuple[
             file = proc.open_mapped(process.id.pid, mapping)
             if file is None:
                 continue
-            another = process.look_alike and _identity(file) == file_id(Path(path))
+            another = process.look_alike and file_id(file.fileno()) == file_id(path)
             if linux.mount_id(file.fileno()) in mounts and not another:
                 yield name, file
             else:
                 file.close()
-
-
-def _identity(file: BinaryIO) -> FileId:
-    found = os.fstat(file.fileno())
-    return FileId(found.st_dev, found.st_ino)
 
 
 def _is_own(file: BinaryIO, program: Program, build: Build) -> bool:

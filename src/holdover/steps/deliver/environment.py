@@ -94,7 +94,7 @@ def _publish(
         before, live = live, read_again(memory, layout)
         if live != before:
             continue  # the process changed its environment meanwhile; look again
-        memory.write_pointer(live.pointer, half.start)
+        memory.write_pointer(layout.pointer, half.start)
         missed = changed_since(memory, live)
         if missed is None:
             _read_back(memory, layout, variable, view)
