@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from lab import BootedLab, Lab
 from lab.bases import base_directory
 from lab.booted import RECIPE, build_booted_base
@@ -21,6 +22,10 @@ from holdover.demo import archive
 from holdover.demo.root import sweep
 from holdover.errors import CommandError
 from holdover.run import run
+
+# a machine that is busy is no failure: two files of tests run side by side
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
 KINDS = ("system", "e2e")

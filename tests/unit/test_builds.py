@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from unit.elf_images import (
     BASE,
@@ -207,7 +207,6 @@ def test_parts_of_other_strings_are_no_names(string: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["block-a", "ui-b", "x", "", "hw-c d"])))
-@settings(deadline=None)
 def test_exactly_the_whole_strings_are_names(strings: list[str]) -> None:
     assert names_of(*strings) == set(strings) & {"block-a", "ui-b"}
 
@@ -252,7 +251,6 @@ def test_what_is_no_module_is_an_elf_error(content: bytes) -> None:
 
 
 @given(st.integers(0, 2**16), st.binary(min_size=1, max_size=8))
-@settings(deadline=None)
 def test_changed_bytes_are_answered_or_refused(offset: int, new: bytes) -> None:
     content = bytearray(bytes(Image(constants=CONSTANTS, defined=[STAMP])))
     at = offset % (len(content) - len(new))

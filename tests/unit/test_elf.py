@@ -181,7 +181,6 @@ def test_a_static_executable_offers_no_names() -> None:
 
 
 @given(st.lists(st.text("abcxyz_", min_size=1), unique=True, max_size=20))
-@settings(deadline=None)
 def test_any_names_come_back(names: list[str]) -> None:
     elf = read(Image(defined=names, needed=names))
     assert elf.needed == tuple(names)
@@ -243,14 +242,13 @@ def mutated(content: bytes, changes: list[tuple[int, bytes]]) -> bytes:
 
 
 @given(st.lists(MUTATION, min_size=1, max_size=4), st.sampled_from(["gnu", "sysv", "both"]))
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_changed_bytes_are_answered_or_refused(changes: list[tuple[int, bytes]], kind: str) -> None:
     answers(mutated(bytes(Image(needed=("a",), soname="b", notes=FULL.notes, hash=kind)), changes))
     answers(mutated(bytes(Image(defined=NAMES, undefined=("malloc",), hash=kind)), changes))
 
 
 @given(st.binary(max_size=400))
-@settings(deadline=None)
 def test_garbage_behind_a_good_beginning_is_answered_or_refused(garbage: bytes) -> None:
     answers(bytes(FULL)[:HEADER_SIZE] + garbage)
 
@@ -571,7 +569,7 @@ def test_every_name_that_a_library_offers_is_found_by_its_hash(path: Path) -> No
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_changed_bytes_of_a_real_library_are_answered_or_refused(data: st.DataObject) -> None:
     if not system_libraries():
         pytest.skip("ldconfig -p names no library here")

@@ -158,7 +158,7 @@ def test_truncation_at_every_length_is_refused_or_does_no_harm() -> None:
 
 
 @given(MUTATIONS)
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_changed_bytes_are_answered_or_refused(changes: list[tuple[int, bytes]]) -> None:
     refusal(mutated(bytes(FULL), changes), everything)
 
