@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions bench check unit generated dist deb rpm clean
+.PHONY: demo test test-distributions reliability bench check unit generated dist deb rpm clean
 .PHONY: lab-packages package-tools manual-tools
 
 demo: $(READY) lab-packages
@@ -32,6 +32,11 @@ test: $(READY) lab-packages package-tools manual-tools check
 
 test-distributions: $(READY) lab-packages package-tools
 	$(PYTEST) -m distributions $(PYTEST_OPTIONS)
+
+# hours; each of them writes what it saw to the page
+REPORT := --report docs/reliability.md
+
+reliability: faults load endurance fuzz
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs, --plot docs for the plot
 bench: $(READY) lab-packages

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from lab import BootedLab, Lab
 from lab.bases import base_directory
 from lab.booted import RECIPE, build_booted_base
+from lab.longer import LongRun
 from lab.packaged import REPOSITORY, build_deb, later_version
 from lab.servers import SERVERS, DataServers, data_servers
 
@@ -118,6 +119,19 @@ def servers(cache: Path, scratch: Path) -> Iterator[DataServers]:
 def booted(booted_base: Path, tmp_path: Path) -> Iterator[BootedLab]:
     with BootedLab(booted_base, tmp_path) as made:
         yield made
+
+
+# -- longer runs than the usual, and what they show ----------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, help="of tests that repeat something")
+    parser.addoption("--report", type=Path, help="a page whose figures are to be replaced")
+
+
+@pytest.fixture(scope="session")
+def long_run(request: pytest.FixtureRequest) -> LongRun:
+    return LongRun(request.config.getoption("rounds"), request.config.getoption("report"))
 
 
 # -- a run in which all tests of a kind were skipped has shown nothing ---------------------------
