@@ -178,14 +178,14 @@ def entry_values(memory: Memory, live: LiveEnvironment, name: str) -> list[bytes
     return [text.removeprefix(wanted) for text in texts if text.startswith(wanted)]
 
 
-def _entries_of(memory: Memory, live: LiveEnvironment, name: str) -> list[int]:
-    texts = zip(live.entries, memory.read_strings(live.entries), strict=True)
+def _entries_of(memory: Memory, entries: tuple[int, ...], name: str) -> list[int]:
+    texts = zip(entries, memory.read_strings(entries), strict=True)
     return [entry for entry, text in texts if text.startswith(name.encode() + b"=")]
 
 
-def room_needed(live: LiveEnvironment, name: str, value: str) -> int:
+def room_needed(entries: int, name: str, value: str) -> int:
     """Bytes for an array with one more entry, its end, and the entry's string."""
-    return 8 * (len(live.entries) + 2) + len(os.fsencode(f"{name}={value}")) + 1
+    return 8 * (entries + 2) + len(os.fsencode(f"{name}={value}")) + 1
 
 
 # -- where there is room ---------------------------------------------------------------------------
@@ -217,10 +217,10 @@ def find_half(
     )
 
 
-def our_entries(memory: Memory, layout: Layout, live: LiveEnvironment, name: str) -> set[int]:
-    """Those entries of the variable whose strings we once wrote."""
+def our_entries(memory: Memory, layout: Layout, entries: tuple[int, ...], name: str) -> set[int]:
+    """Those of the entries that are the variable, and whose strings we once wrote."""
     ours: set[int] = set()
-    named = set(_entries_of(memory, live, name))
+    named = set(_entries_of(memory, entries, name))
     if named:  # else no library has to be looked at
         for start, end in layout.tails():
             if memory.read(start, len(MARK)) == MARK:
