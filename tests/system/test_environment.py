@@ -331,7 +331,7 @@ def test_process_without_address_randomization_is_delivered_to(record: Record) -
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("read", n) for n in range(6)] + [("write", n) for n in (MARK, IMAGE, POINTER)],
+    [("read", n) for n in range(8)] + [("write", n) for n in (MARK, IMAGE, POINTER)],
 )
 def test_program_executed_in_mid_delivery_is_never_written_to(
     target: Scratch, before: Before, kind: str, number: int, record: Record
