@@ -90,7 +90,7 @@ class _Table:
         self.elf = elf
         self.versioned = DT_VERSYM in elf.tags
         self.versions = version_names(elf) if self.versioned else {}
-        self.text_left = 4 * min(elf.tags.get(DT_STRSZ, 0), _MAX_TABLE)  # names seldom overlap
+        self.text_left = min(4 * elf.tags.get(DT_STRSZ, 0), _MAX_TABLE)  # names seldom overlap
 
     def wanted(self, index: int) -> Wanted | None:
         """The symbol, if it is not defined here and something breaks without it."""
