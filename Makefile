@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions reliability bench check unit generated dist deb rpm clean
+.PHONY: demo test test-distributions reliability fuzz bench check unit generated dist deb rpm clean
 .PHONY: lab-packages package-tools manual-tools
 
 demo: $(READY) lab-packages
@@ -37,6 +37,12 @@ test-distributions: $(READY) lab-packages package-tools
 REPORT := --report docs/reliability.md
 
 reliability: faults load endurance fuzz
+
+# every parser, guided by coverage: half an hour on two cores; FUZZ_OPTIONS names targets
+FUZZ_SECONDS ?= 50
+fuzz: $(READY)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(REPORT) $(FUZZ_OPTIONS)
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs, --plot docs for the plot
 bench: $(READY) lab-packages

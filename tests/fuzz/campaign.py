@@ -91,7 +91,7 @@ def table(outcomes: Iterable[Outcome], seconds: int) -> str:
         f"{len(outcomes)} targets, {seconds} s each, {total:,} inputs. Coverage is in edges of"
         " Python code: what the corpus reaches, and what was reached in the end. Memory is what"
         " the process grew by, libFuzzer's own corpus included; the slowest input is in"
-        " seconds of processor time.",
+        " processor time.",
         "",
         "| target | what production lets in | inputs | edges | findings | memory | slowest |",
         "|---|---|--:|--:|---|--:|--:|",
@@ -100,6 +100,6 @@ def table(outcomes: Iterable[Outcome], seconds: int) -> str:
         rows.append(
             f"| {outcome.name} | {TARGETS[outcome.name].accepted} | {outcome.inputs:,}"
             f" | {outcome.covered_first} → {outcome.covered} | {outcome.finding or 'none'}"
-            f" | {outcome.memory / MIB:.0f} MiB | {outcome.slowest:.2f} s |"
+            f" | {outcome.memory / MIB:.0f} MiB | {outcome.slowest * 1000:.0f} ms |"
         )
     return "\n".join(rows)
