@@ -13,12 +13,9 @@ import struct
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from holdover.errors import BudgetError, RefusedError
-
-if TYPE_CHECKING:
-    from qemu.qmp import Message
 
 __all__ = ["Monitor", "Command"]
 
@@ -50,7 +47,7 @@ class Monitor:
         class Client(QMPClient):
             """What was read at once is not worked off at once: the clock has its turn."""
 
-            async def _on_message(self, msg: "Message") -> None:
+            async def _on_message(self, msg: Any) -> None:
                 await asyncio.sleep(0)
                 await super()._on_message(msg)
 
