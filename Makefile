@@ -24,8 +24,8 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions reliability faults races bench check unit generated dist
-.PHONY: deb rpm clean lab-packages package-tools manual-tools layout-tools
+.PHONY: demo test test-distributions reliability faults races fuzz bench check unit generated
+.PHONY: dist deb rpm clean lab-packages package-tools manual-tools layout-tools
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
@@ -48,6 +48,12 @@ races: $(READY) lab-packages layout-tools
 	@$(call need,qemu-aarch64,$(OTHER_MACHINES))
 	$(PYTEST) $(patsubst %,tests/system/test_%.py,environment races layouts) \
 	    tests/e2e/test_bad_moments.py --rounds 300 $(REPORT)
+
+# every parser, guided by coverage: half an hour on two cores; FUZZ_OPTIONS names targets
+FUZZ_SECONDS ?= 50
+fuzz: $(READY)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(REPORT) $(FUZZ_OPTIONS)
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs, --plot docs for the plot
 bench: $(READY) lab-packages

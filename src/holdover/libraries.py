@@ -40,7 +40,7 @@ __all__ = ["Libraries", "read_library", "CACHE"]
 
 CACHE = Path("/etc/ld.so.cache")
 _PASSED_OVER = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
-_DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]+/\0){2,}")  # as the loader has them
+_DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]{1,250}/\0){2,9}")  # as the loader has them
 
 
 def read_library(file: BinaryIO, path: Path) -> tuple[Library, int]:
@@ -266,9 +266,8 @@ class Libraries:
         try:
             with self.loader.open("rb") as file:
                 elf = ElfFile(file)
-                for segment in elf.loads:
-                    found = _DEFAULT_DIRECTORIES.search(elf.read(segment.offset, segment.file_size))
-                    if found:
+                for data in elf.searched((s.offset, s.file_size) for s in elf.loads):
+                    if found := _DEFAULT_DIRECTORIES.search(data):
                         names = found[0].decode().split("\0")
                         return tuple(Path(name) for name in names if name)
         except (OSError, ElfError) as error:

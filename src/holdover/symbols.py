@@ -108,7 +108,7 @@ class _Table:
         self.elf = elf
         self.versioned = DT_VERSYM in elf.tags
         self.versions = version_names(elf) if self.versioned else {}
-        self.text_left = 4 * min(elf.tags.get(DT_STRSZ, 0), _MAX_TABLE)  # names seldom overlap
+        self.text_left = min(4 * elf.tags.get(DT_STRSZ, 0), _MAX_TABLE)  # names seldom overlap
 
     def places_of(self, name: str) -> set[int]:
         """Where the name is among the strings; it may be the end of another one."""
