@@ -96,7 +96,7 @@ def _memory(data: bytes) -> None:
         live = read_again(memory, layout)
         entry_values(memory, live, "QEMU_MODULE_DIR")
         changed_since(memory, LiveEnvironment(live.array, live.entries[1:]))
-        room_needed(live, "QEMU_MODULE_DIR", "/x")
+        room_needed(len(live.entries), "QEMU_MODULE_DIR", "/x")
 
 
 def _log(data: bytes) -> None:
