@@ -92,4 +92,4 @@ class Faulty(Operations):  # type: ignore[misc]  # the package has no types
 if __name__ == "__main__":
     source, point, broken = sys.argv[1:]
     options = {"allow_other": True, "default_permissions": True, "nonempty": True}
-    FUSE(Faulty(source, broken), point, foreground=False, nothreads=True, dev=True, **options)
+    FUSE(Faulty(source, broken), point, foreground=True, nothreads=True, dev=True, **options)

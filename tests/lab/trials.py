@@ -58,7 +58,10 @@ for part in ("usr/bin", "usr/lib"):
                 os.unlink(f"{new}.dpkg-new")
 """
 _SMALL = "mkdir -p {0} && mount -t tmpfs -o mode=755,size=400m,nr_inodes=20k tmpfs {0}"
-_FAULTY = "mkdir -p /srv/disk{0} {0} && python3 /srv/faulty.py /srv/disk{0} {0} /srv/broken"
+_FAULTY = (
+    "mkdir -p /srv/disk{0} {0} && python3 /srv/faulty.py /srv/disk{0} {0} /srv/broken "
+    ">>/tmp/faulty.log 2>&1 </dev/null & until mountpoint -q {0}; do sleep 0.01; done"
+)
 _HEAL = "rm -f /srv/broken /srv/plan.json /srv/clock; ln -f /srv/packages/* /var/cache/apt/archives"
 _HEAL_SMALL = "mount -o remount,rw,nr_inodes=20k {0} && rm -f {0}/.filler"
 _ENDED = (-9, -15, 128 + 9, 128 + 15, 130)
@@ -101,7 +104,7 @@ class Host:
         """The store on file systems of its own."""
         make = {"small": _SMALL, "faulty": _FAULTY}.get(kind, "true")
         for directory in STORE:
-            self.sh(f"({make.format(directory)}) >/dev/null 2>&1 </dev/null")
+            self.sh(make.format(directory))
         try:
             yield
         finally:
