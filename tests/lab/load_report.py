@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lab.chroot import Lab
+from lab.footprint import Footprint
 from lab.load import NOTHING, OTHERS, OWN, UPGRADE, Load
 
 __all__ = ["LoadReport"]
@@ -13,16 +14,17 @@ _LONG = 0.1  # seconds
 _DONE = ("guest", "rounds", "by the real command", "lives", "heartbeats", "missed")
 _WORK = ("blocks written", "blocks read back", "files fetched", "errors", "blocks lost")
 _GAPS = ("guest", "during", "seconds", "heartbeats", "half", "99.9 %", "longest", "above 100 ms")
-_SIZES = ("guest", "virtual memory", "resident", "mappings", "descriptors", "threads")
+_SIZES = ("virtual memory", "resident", "mappings", "descriptors", "threads")
 _OURS = ("variables", "mounts")
 
 
 @dataclass
 class LoadReport:
-    """`cores` of this machine, and its load average before any guest was started."""
+    """`cores` of this machine, its load average before any guest was started, our priority."""
 
     cores: int
     busy: float
+    nice: int
     absent: dict[str, str] = field(default_factory=dict)
     """Accelerators with which no guest works here, and why."""
     _work: list[Sequence[str]] = field(default_factory=list)
@@ -49,13 +51,13 @@ class LoadReport:
     def text(self) -> str:
         parts = [
             f"{self._builds} {self.cores} cores; before the run their load average was"
-            f" {self.busy:.1f}.",
+            f" {self.busy:.1f}, and the guests ran with nice {self.nice}.",
             _table((*_DONE, *_WORK), self._work),
             *(f"No guest by {name} here: {problem}." for name, problem in self.absent.items()),
             "Time from one heartbeat to the next, by the guest's clock; 20 ms are intended:",
             _table(_GAPS, self._gaps),
             "The process, before the first round and after the last:",
-            _table((*_SIZES, *_OURS), self._sizes),
+            _table(("guest", *_SIZES, *_OURS), self._sizes),
         ]
         return "\n\n".join(parts)
 
@@ -72,14 +74,14 @@ def _gaps_row(guest: str, name: str, kind: str, load: Load) -> Sequence[str]:
 
 
 def _sizes_row(guest: str, name: str, load: Load) -> Sequence[str]:
-    before, after = load.before[name], load.after[name]
-    pairs = [
-        (f"{size >> 10:,} MiB" for size in (old, new))
-        for old, new in ((before.virtual, after.virtual), (before.resident, after.resident))
-    ]
-    counts = ("mappings", "descriptors", "threads", *_OURS)
-    pairs += [(_text(getattr(seen, what)) for seen in (before, after)) for what in counts]
-    return guest, *(" → ".join(pair) for pair in pairs)
+    cells = [_sizes(load.before[name]), _sizes(load.after[name])]
+    return guest, *(" → ".join(pair) for pair in zip(*cells, strict=True))
+
+
+def _sizes(seen: Footprint) -> Sequence[str]:
+    memory = (f"{size >> 10:,} MiB" for size in (seen.virtual, seen.resident))
+    counts = (seen.mappings, seen.descriptors, seen.threads, seen.variables, seen.mounts)
+    return *memory, *(_text(count) for count in counts)
 
 
 def _text(cell: object) -> str:
