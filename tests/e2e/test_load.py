@@ -40,7 +40,7 @@ def system(cache: Path, base: Path, scratch: Path) -> System:
 def report(long_run: LongRun) -> Iterator[LoadReport]:
     made = LoadReport(os.cpu_count() or 1, os.getloadavg()[0], os.nice(0))
     yield made
-    if long_run.asked_for:
+    if long_run.asked_for and made.has_guests:
         long_run.show("load", made.text())
 
 

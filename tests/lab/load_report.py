@@ -32,6 +32,11 @@ class LoadReport:
     _sizes: list[Sequence[str]] = field(default_factory=list)
     _builds: str = ""
 
+    @property
+    def has_guests(self) -> bool:
+        """Whether any were added: a run that failed has nothing to show."""
+        return bool(self._work)
+
     def add(self, accelerator: str, lab: Lab, load: Load) -> None:
         """All guests of a run that has ended; each of them lived until it was ended."""
         self._builds = f"QEMU {lab.older}, upgraded to {lab.newer} below them."

@@ -50,7 +50,9 @@ def test_each_figure_is_in_its_column() -> None:
     load.lived = {"mount": False}
     load.stretches["mount", OWN] = Stretch(Gaps((0.02, 0.02, 0.25)), 60.4)
     report = LoadReport(2, 3.14, -6, {"kvm": "no such device"})
+    assert not report.has_guests
     report.add("tcg", lab, load)
+    assert report.has_guests
     cells = rows(report.text())
     for name, cell in {
         "rounds": "500",
