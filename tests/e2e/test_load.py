@@ -62,7 +62,7 @@ def accelerator(
     return name
 
 
-def test_working_guests_notice_nothing_of_being_adopted_and_released(
+def test_working_guests_live_through_being_adopted_and_released(
     accelerator: str,
     lab: Lab,
     connected: ThrowawayRoot,
