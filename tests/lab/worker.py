@@ -75,7 +75,8 @@ class Worker:
     @property
     def said(self) -> list[list[str]]:
         """The words of each whole line on its console."""
-        text = (self.guest.root.inside / f"tmp/{self.guest.name}.console").read_text("utf-8", "replace")
+        console = self.guest.root.inside / f"tmp/{self.guest.name}.console"
+        text = console.read_text("utf-8", "replace")
         return [line.split() for line in text.split("\n")[:-1]]
 
     @property
