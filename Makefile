@@ -21,7 +21,8 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions reliability load bench check unit generated dist deb rpm clean
+.PHONY: demo test test-distributions reliability faults load bench check unit generated dist deb rpm
+.PHONY: clean
 .PHONY: lab-packages package-tools manual-tools
 
 demo: $(READY) lab-packages
@@ -35,6 +36,9 @@ test-distributions: $(READY) lab-packages package-tools
 
 # hours; each of them writes what it saw to the page
 REPORT := --report docs/reliability.md
+
+faults: $(READY) lab-packages
+	$(PYTEST) --numprocesses=2 --rounds=1 $(REPORT) tests/e2e/test_faults.py
 
 reliability: faults load endurance fuzz
 
