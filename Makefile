@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions reliability faults races fuzz bench check unit generated
+.PHONY: demo test test-distributions reliability faults load races fuzz bench check unit generated
 .PHONY: dist deb rpm clean lab-packages package-tools manual-tools layout-tools
 
 demo: $(READY) lab-packages
@@ -54,6 +54,10 @@ FUZZ_SECONDS ?= 50
 fuzz: $(READY)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(REPORT) $(FUZZ_OPTIONS)
+
+# guests at work, adopted and released a thousand times
+load: $(READY) lab-packages
+	$(PYTEST) tests/e2e/test_load.py --rounds 1000 $(REPORT) $(PYTEST_OPTIONS)
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs, --plot docs for the plot
 bench: $(READY) lab-packages
