@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another process's data, through /proc/PID/mem: no stop, no attach, nothing called in it.
 
+It is a child that reads and writes: a page may keep who touches it waiting for ever (touching.py).
 The file stays bound to the address space that the process had when it was opened. If the process
 ends or executes something else, reads and writes fail; they never reach the successor. (A child of
 vfork shares its parent's until it executes something: then they still reach the parent.)
@@ -14,16 +15,21 @@ from types import TracebackType
 
 from holdover.errors import MalformedError, UnreadableError, VanishedError
 from holdover.procfs import ProcFs
+from holdover.touching import TOUCHER
 
 __all__ = ["Memory"]
 
 _POINTER = struct.Struct("<Q")
 _PAGE = 4096
 _MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN: no longer string enters a process from outside
+_MAX_STRINGS = 1 << 24  # bytes; execve(2) lets 6 MiB in, and any number of pointers to one of them
 
 
 class Memory:
-    """A context manager over one process's address space."""
+    """A context manager over one process's address space.
+
+    Whatever reads or writes raises `SilentError` if the process keeps it waiting.
+    """
 
     def __init__(self, proc: ProcFs, pid: int, *, writable: bool = False) -> None:
         self.pid = pid
@@ -51,7 +57,7 @@ class Memory:
 
     def read(self, address: int, size: int) -> bytes:
         try:
-            data = os.pread(self._fd, size, address)
+            data = TOUCHER.read(self._fd, address, size)
         except (OSError, OverflowError) as error:
             raise MalformedError(f"process {self.pid}: nothing to read at {address:#x}") from error
         if not data and size:
@@ -63,7 +69,7 @@ class Memory:
     def write(self, address: int, data: bytes) -> None:
         """Store `data`; eight aligned bytes were never seen torn (docs/decisions/0002)."""
         try:
-            written = os.pwrite(self._fd, data, address)
+            written = TOUCHER.write(self._fd, address, data)
         except (OSError, OverflowError) as error:
             raise UnreadableError(
                 f"process {self.pid}: {address:#x} cannot be written: {error}"
@@ -84,10 +90,17 @@ class Memory:
     def read_strings(self, addresses: Iterable[int]) -> list[bytes]:
         """The zero-terminated strings that begin there, without the zeros.
 
-        They mostly lie side by side, so each page is read once.
+        They mostly lie side by side, so each page is read once. Raises `MalformedError` if there is
+        more of them than any program has.
         """
         pages: dict[int, bytes] = {}
-        return [self._string(address, pages) for address in addresses]
+        found, size = list[bytes](), 0
+        for address in addresses:
+            found.append(self._string(address, pages))
+            size += len(found[-1])
+            if size + len(pages) * _PAGE > _MAX_STRINGS:
+                raise MalformedError(f"process {self.pid}: its strings have no end")
+        return found
 
     def _string(self, address: int, pages: dict[int, bytes]) -> bytes:
         data = b""

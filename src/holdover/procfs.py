@@ -19,12 +19,15 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from holdover.errors import MalformedError, ProcessError, UnreadableError, VanishedError
 from holdover.model import FileId, Lease, ProcessId
+from holdover.touching import TOUCHER
 
 __all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "mapped_name"]
 __all__ += ["Stat", "parse_maps", "parse_stat"]
 
 DELETED = " (deleted)"
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (.+)$", re.MULTILINE)
+_OF_MEMORY = ("maps", "cmdline", "environ")
+"""To read these is to wait for who holds the lock of a process's memory, which may be for ever."""
 _MAX_TEXT = 1 << 26  # bytes: a process may say that its environment is as long as its memory
 T = TypeVar("T")
 _new = tuple.__new__  # what a call of a named tuple's class comes to, without the call
@@ -189,7 +192,8 @@ class ProcFs:
 
     def read(self, pid: int, name: str) -> str:
         with self._errors(pid, name), open(self.at(pid, name), "rb") as file:
-            raw = file.read(_MAX_TEXT)
+            alone = name in _OF_MEMORY
+            raw = TOUCHER.read_all(file.fileno(), _MAX_TEXT) if alone else file.read(_MAX_TEXT)
         if len(raw) == _MAX_TEXT:
             raise UnreadableError(f"process {pid}: {name} is longer than any real one")
         if not raw and name in ("maps", "stat"):

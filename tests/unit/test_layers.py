@@ -34,7 +34,7 @@ LAYERS = {
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
-        *("stderr", "qmp", "concern", "mounted", "entering"),
+        *("stderr", "qmp", "concern", "mounted", "entering", "touching", "silence"),
     ),
     "definitions": ("programs", "packages", "builds", "ondisk"),
     "store": (

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pointers and strings of another process, in a file that looks like its memory."""
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,24 @@ def test_pointers_without_an_end_are_malformed(memory: Memory) -> None:
         memory.read_pointers(0, 100)
 
 
-def test_string_that_is_longer_than_any_is_malformed(memory: Memory) -> None:
-    memory.write(0, b"x" * 40 * PAGE)
+def test_string_that_is_longer_than_any_is_malformed(memory: Memory, place: Path) -> None:
+    place.write_bytes(b"x" * 40 * PAGE)
     with pytest.raises(MalformedError, match="has no end"):
         memory.read_strings([5])
+
+
+def test_strings_that_are_more_than_any_program_has_are_malformed(
+    memory: Memory, place: Path
+) -> None:
+    """One of the longest, and as many pointers to it as fit: 8 GiB, if all were kept."""
+    place.write_bytes(b"x" * (32 * PAGE - 1) + b"\0")
+    with pytest.raises(MalformedError, match="have no end"):
+        memory.read_strings(0 for _ in range(65536))
+
+
+def test_pages_that_are_more_than_any_program_fills_are_malformed(
+    memory: Memory, place: Path
+) -> None:
+    os.truncate(place, 1 << 28)
+    with pytest.raises(MalformedError, match="have no end"):
+        memory.read_strings(range(0, 1 << 28, PAGE))
