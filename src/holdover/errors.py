@@ -92,7 +92,13 @@ class UnreadableError(ProcessError):
 
 
 class SilentError(ProcessError):
+    """`left_behind` is the pid of our child that waits for the answer, 0 if none does."""
+
     exit_code = 3
+
+    def __init__(self, message: str, left_behind: int = 0) -> None:
+        super().__init__(message)
+        self.left_behind = left_behind
 
 
 class UnsupportedError(ProcessError):

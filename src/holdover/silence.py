@@ -1,57 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who kept us waiting: such a process is not looked at again for a while.
+"""Who keeps a child of ours waiting: such a process is not looked at again until it comes back.
 
-Each look leaves a child of ours behind, as long as the process likes (touching.py). An hour later
-it may have been the machine, and not the process.
+Or each look would leave one more behind, for as long as the process likes (touching.py).
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdover.errors import SilentError
+from holdover.errors import ProcessError, SilentError
 from holdover.model import ProcessId
 from holdover.procfs import ProcFs
 
 __all__ = ["Silence"]
 
-_WHILE = 3600.0  # seconds
-
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """One empty file for each process, named after (pid, start time)."""
+    """One file for each process, named after (pid, start time); in it is the same of the child."""
 
     proc: ProcFs
     directory: Path
 
     @contextmanager
     def minding(self, pid: int) -> Iterator[None]:
-        """Raises `SilentError` before a look at a process that did not answer the last one."""
+        """Raises `SilentError` before a look at a process that has not answered the last one."""
         process = self.proc.identity(pid)
-        if self._is_kept_by(process):
-            raise SilentError("its memory did not answer, and is not asked again for an hour")
+        if self._waits(self.directory / str(process)):
+            raise SilentError("its memory has not answered an earlier look yet")
         try:
             yield
-        except SilentError:
-            with suppress(OSError):  # who may not write there may look again
-                self._note(process)
+        except SilentError as error:
+            with suppress(OSError, ProcessError):  # who may not write there may look again
+                self._note(process, self.proc.identity(error.left_behind))
             raise
 
-    def _is_kept_by(self, process: ProcessId) -> bool:
+    def _waits(self, note: Path) -> bool:
+        """Whether the child that was left behind is still there."""
         try:
-            age = time.time() - (self.directory / str(process)).stat().st_mtime
-        except OSError:
+            child = _parse(note.read_text())
+        except (OSError, ValueError):
             return False
-        return 0 <= age < _WHILE
+        return self.proc.is_alive(child)
 
-    def _note(self, process: ProcessId) -> None:
-        """Remember it, and forget those that have ended."""
+    def _note(self, process: ProcessId, child: ProcessId) -> None:
+        """Remember it, and forget those whose child came back."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        for path in self.directory.iterdir():
-            pid, _, start = path.name.partition("-")
-            if not self.proc.is_alive(ProcessId(int(pid), int(start))):
-                path.unlink(missing_ok=True)
-        (self.directory / str(process)).touch()
+        for note in self.directory.iterdir():
+            if not self._waits(note):
+                note.unlink(missing_ok=True)
+        (self.directory / str(process)).write_text(str(child))
+
+
+def _parse(text: str) -> ProcessId:
+    pid, _, start_time = text.partition("-")
+    return ProcessId(int(pid), int(start_time))

@@ -89,7 +89,7 @@ class Toucher:
         except TimeoutError:
             self._waited += time.monotonic() - started
             self._leave_behind()
-            raise SilentError("its memory does not answer") from None
+            raise SilentError("its memory does not answer", self._child) from None
         except OSError as error:  # it was killed, or there can be none
             self._leave_behind()
             raise UnreadableError(f"its memory cannot be looked at: {error}") from error

@@ -71,15 +71,15 @@ def scan(
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
-    Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
-    processes say about loads that failed, if there is a `stderr` to read it, and nobody
-    who kept us waiting, if `silence` knows. `rescued` has modules that lie elsewhere, by build-id. The executables of `before` are not read again, nor, if it
-    has modules, are these, and what its one process has mapped.
+    What loading modules would do is looked at if there is a `late` to foresee it, what processes
+    say about loads that failed if there is a `stderr` to read it. Who keeps us waiting is passed
+    over if there is a `silence` to know. `rescued` has modules that lie elsewhere, by build-id. The
+    executables of `before` are not read again, nor, if it has modules, are these, and what its one
+    process has mapped. `views` is where the store keeps its views; `deliveries` are those that are
+    asked for, in order of preference: whether others were possible is not looked at.
 
-    `deliveries` are those that are asked for, in order of preference: whether others were possible
-    is not looked at. `views` is where the store keeps its views. Raises
-    `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
-    the answer.
+    Raises `UnreadableError` if there is no /proc at all; a single process that cannot be read is
+    part of the answer.
     """
     known = {p.executable_file: p.build for p in before.processes} if before else {}
     on_disk = OnDisk(programs, views, known)
