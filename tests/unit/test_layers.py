@@ -39,7 +39,7 @@ LAYERS = {
     "definitions": ("programs", "packages", "builds", "ondisk"),
     "store": (
         *("store", "manifests", "staging", "pins", "released", "durable"),
-        *("fallbacks", "leads", "locks"),
+        *("fallbacks", "leads", "locks", "replaced"),
     ),
     "steps": ("steps",),
     "flow": (
