@@ -30,7 +30,7 @@ PATIENCE = 1.0
 _IN_ALL = 3.0
 """Seconds that all who do not answer may take together; then whoever is left gets `_LEAST`."""
 _LEAST = 0.05
-_REQUEST, _ANSWER = struct.Struct("<cQQ"), struct.Struct("<iQ")
+_REQUEST, _ANSWER = struct.Struct("<cqQ"), struct.Struct("<iQ")  # a file position has a sign
 _READ, _WRITE, _ALL = b"r", b"w", b"a"
 _PACKET = 1 << 16  # bytes; less than a socket's buffer
 _FIRST_FREE = 3  # descriptor after stdin, stdout and stderr

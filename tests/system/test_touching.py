@@ -58,7 +58,7 @@ def test_it_reads_and_writes_as_the_kernel_does(toucher: Toucher, tmp_path: Path
     assert toucher.write(file, 3, b"new") == 3
     assert toucher.read(file, 0, 9) == content[:3] + b"new" + content[6:9]
     with pytest.raises(OverflowError):
-        toucher.read(file, -1, 8)
+        toucher.read(file, 1 << 63, 8)
     os.close(file)
     with Memory(PROC, os.getpid()) as memory, pytest.raises(OSError, match="Input/output"):
         toucher.read(memory._fd, 0, 8)
