@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Toucher", "TOUCHER"]
 
-PATIENCE = 1.0
+PATIENCE = 2.0
 """Seconds for one answer; an honest one takes microseconds, or some milliseconds from swap."""
-_IN_ALL = 3.0
+_IN_ALL = 6.0
 """Seconds that all who do not answer may take together; then whoever is left gets `_LEAST`."""
 _LEAST = 0.05
 _REQUEST, _ANSWER = struct.Struct("<cqQ"), struct.Struct("<iQ")  # a file position has a sign
@@ -85,7 +85,7 @@ class Toucher:
                 self._ours = self._start()
             self._ours.settimeout(patience)
             socket.send_fds(self._ours, [message], [file])
-            return _answer(self._ours, started + patience)
+            return _answer(self._ours)
         except TimeoutError:
             self._waited += time.monotonic() - started
             self._leave_behind()
@@ -128,11 +128,12 @@ class Toucher:
                 self._left_behind.remove(child)
 
 
-def _answer(ours: "socket.socket", deadline: float) -> tuple[int, bytes]:
+def _answer(ours: "socket.socket") -> tuple[int, bytes]:
+    """All has been read when the first part comes."""
     number, size = _ANSWER.unpack(_packet(ours))
     parts, length = list[bytes](), 0
     while length < size:
-        ours.settimeout(max(_LEAST, deadline - time.monotonic()))
+        ours.settimeout(PATIENCE)
         parts.append(_packet(ours))
         length += len(parts[-1])
     return number, b"".join(parts)
