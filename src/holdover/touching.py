@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Toucher", "TOUCHER"]
 
-PATIENCE = 2.0
-"""Seconds for one answer; an honest one takes microseconds, or some milliseconds from swap."""
-_IN_ALL = 6.0
+PATIENCE = 10.0
+"""Seconds for one answer. An honest one takes microseconds, but on a machine that is busy or swaps
+some seconds, and who is passed over is not protected."""
+_IN_ALL = 20.0
 """Seconds that all who do not answer may take together; then whoever is left gets `_LEAST`."""
-_LEAST = 0.05
+_LEAST = 0.5
 _REQUEST, _ANSWER = struct.Struct("<cqQ"), struct.Struct("<iQ")  # a file position has a sign
 _READ, _WRITE, _ALL = b"r", b"w", b"a"
 _PACKET = 1 << 16  # bytes; less than a socket's buffer
@@ -154,8 +155,10 @@ def _alone(asked: "socket.socket") -> "socket.socket":
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in range(_FIRST_FREE):
         os.dup2(nowhere, standard)
-    os.closerange(_FIRST_FREE, asked.fileno())
-    os.closerange(asked.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    kept = (*range(_FIRST_FREE), asked.fileno())
+    for file in set(map(int, os.listdir("/proc/self/fd"))) - set(kept):
+        with suppress(OSError):  # that of the listing is closed already
+            os.close(file)
     return asked
 
 
