@@ -22,7 +22,8 @@ __all__ = ["Memory"]
 _POINTER = struct.Struct("<Q")
 _PAGE = 4096
 _MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN: no longer string enters a process from outside
-_MAX_STRINGS = 1 << 24  # bytes; execve(2) lets 6 MiB in, and any number of pointers to one of them
+_MAX_STRINGS = 1 << 25  # bytes of all; six millions enter from outside, and they may overlap
+_MAX_KEPT = 1 << 12  # pages
 
 
 class Memory:
@@ -90,15 +91,15 @@ class Memory:
     def read_strings(self, addresses: Iterable[int]) -> list[bytes]:
         """The zero-terminated strings that begin there, without the zeros.
 
-        They mostly lie side by side, so each page is read once. Raises `MalformedError` if there is
-        more of them than any program has.
+        They mostly lie side by side, so each page is read once. Raises `MalformedError` if they
+        are too long to be true, each or together.
         """
         pages: dict[int, bytes] = {}
-        found, size = list[bytes](), 0
+        found, left = [], _MAX_STRINGS
         for address in addresses:
             found.append(self._string(address, pages))
-            size += len(found[-1])
-            if size + len(pages) * _PAGE > _MAX_STRINGS:
+            left -= len(found[-1])
+            if left < 0:
                 raise MalformedError(f"process {self.pid}: its strings have no end")
         return found
 
@@ -107,6 +108,8 @@ class Memory:
         while len(data) < _MAX_STRING:
             page, start = divmod(address + len(data), _PAGE)
             if page not in pages:
+                if len(pages) >= _MAX_KEPT:
+                    pages.clear()
                 pages[page] = self.read(page * _PAGE, _PAGE)
             end = pages[page].find(b"\0", start)
             data += pages[page][start : end if end >= 0 else _PAGE]

@@ -28,7 +28,9 @@ DELETED = " (deleted)"
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (.+)$", re.MULTILINE)
 _OF_MEMORY = ("maps", "cmdline", "environ")
 """To read these is to wait for who holds the lock of a process's memory, which may be for ever."""
-_MAX_TEXT = 1 << 26  # bytes: a process may say that its environment is as long as its memory
+_MAX_TEXT = 1 << 26  # bytes
+_MAX_WORDS = 1 << 23  # a process may say that its environment is as long as its memory: exec(2)
+_WORDS = ("environ", "cmdline")  # takes six million bytes of both, and of words without a letter
 T = TypeVar("T")
 _new = tuple.__new__  # what a call of a named tuple's class comes to, without the call
 
@@ -191,10 +193,11 @@ class ProcFs:
             return os.readlink(self.at(pid, name))
 
     def read(self, pid: int, name: str) -> str:
+        most = _MAX_WORDS if name in _WORDS else _MAX_TEXT
         with self._errors(pid, name), open(self.at(pid, name), "rb") as file:
             alone = name in _OF_MEMORY
-            raw = TOUCHER.read_all(file.fileno(), _MAX_TEXT) if alone else file.read(_MAX_TEXT)
-        if len(raw) == _MAX_TEXT:
+            raw = TOUCHER.read_all(file.fileno(), most) if alone else file.read(most)
+        if len(raw) == most:
             raise UnreadableError(f"process {pid}: {name} is longer than any real one")
         if not raw and name in ("maps", "stat"):
             raise VanishedError(f"process {pid} ended")  # a zombie has no memory any more
