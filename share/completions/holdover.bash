@@ -27,7 +27,7 @@ _holdover()
             release) words+=' --force' arguments="$(_holdover_processes)" ;;
             defuse) words+=' --dry-run' arguments="$(_holdover_processes)" ;;
             rescue) words+=' --all --from --no-rehearsal -v --verbose' arguments="$(_holdover_processes)" ;;
-            list) ;;
+            list) words+=' -v --verbose' ;;
             show) arguments="$(_holdover_snapshots)" ;;
             pin) arguments="$(_holdover_snapshots)" ;;
             unpin) arguments="$(_holdover_snapshots)" ;;

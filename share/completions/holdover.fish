@@ -50,6 +50,7 @@ complete -c holdover -n '__fish_seen_subcommand_from rescue' -l from -r -F -d 't
 complete -c holdover -n '__fish_seen_subcommand_from rescue' -l no-rehearsal -d 'deliver what was got without a rehearsal, see `holdover rehearse`'
 complete -c holdover -n '__fish_seen_subcommand_from rescue' -s v -l verbose -d 'show each module and each package as well'
 complete -c holdover -n '__fish_seen_subcommand_from rescue' -a '(__holdover_processes)'
+complete -c holdover -n '__fish_seen_subcommand_from list' -s v -l verbose -d 'also name each held file that a package has replaced since'
 complete -c holdover -n '__fish_seen_subcommand_from show' -a '(__holdover_snapshots)'
 complete -c holdover -n '__fish_seen_subcommand_from pin' -a '(__holdover_snapshots)'
 complete -c holdover -n '__fish_seen_subcommand_from unpin' -a '(__holdover_snapshots)'

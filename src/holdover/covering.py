@@ -16,10 +16,15 @@ from pathlib import Path
 from holdover import linux
 from holdover.errors import ProcessError, VanishedError
 from holdover.model import FileId
+from holdover.mounted import is_of_root
 from holdover.mounts import Mount, parse_mountinfo, sharing_refusal
 from holdover.procfs import ProcFs
 
-__all__ = ["MountTables"]
+__all__ = ["MountTables", "FOREIGN"]
+
+FOREIGN = (
+    "its mount namespace is a user's: whoever made that is root in it, and can change its mounts"
+)
 
 
 @dataclass
@@ -37,6 +42,9 @@ class MountTables:
         namespace = self.proc.namespace(pid)
         if namespace == self.proc.namespace(self.proc.own_pid):
             return "it lives in the host's mount namespace: a mount would hit every process"
+        with self.proc.open(pid, "ns/mnt") as file:
+            if not is_of_root(self.proc, file.fileno()):
+                return FOREIGN
         members, unreadable = self._census
         if unreadable:
             return f"process {unreadable[0]} cannot be read: it may live in the same namespace"

@@ -34,13 +34,13 @@ class Helper:
         self._ours: socket.socket | None = None
         self._child = 0
 
-    def attach(self, pidfd: int, tree: int, target: int) -> None:
-        """In the namespace of the process, mount the detached `tree` on the directory `target`."""
-        self._ask(_ATTACH, pidfd, target, tree)
+    def attach(self, namespace: int, tree: int, target: int) -> None:
+        """In the mount namespace, mount the detached `tree` on the directory `target`."""
+        self._ask(_ATTACH, namespace, target, tree)
 
-    def unmount(self, pidfd: int, parent: int, name: str, count: int) -> None:
+    def unmount(self, namespace: int, parent: int, name: str, count: int) -> None:
         """There, take away the `count` topmost mounts on `name` in the directory `parent`."""
-        self._ask(b"%s %d %s" % (_UNMOUNT, count, os.fsencode(name)), pidfd, parent)
+        self._ask(b"%s %d %s" % (_UNMOUNT, count, os.fsencode(name)), namespace, parent)
 
     def close(self) -> None:
         """The child ends; one that the kernel keeps is not waited for."""
@@ -104,8 +104,8 @@ def _serve(asked: "socket.socket") -> None:
 
 
 def _carry_out(message: bytes, descriptors: list[int]) -> None:
-    pidfd, directory, *tree = descriptors
-    linux.enter_mount_namespace(pidfd)
+    namespace, directory, *tree = descriptors
+    linux.enter_mount_namespace(namespace)
     if message == _ATTACH:
         linux.attach(tree[0], directory)
         return

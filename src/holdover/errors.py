@@ -9,6 +9,7 @@ HoldoverError
 ├── ProcessError            one process; its pid is in the message
 │   ├── VanishedError       it ended, or its pid now belongs to something else
 │   ├── UnreadableError     the kernel does not let us look (3)
+│   ├── SilentError         it keeps who looks waiting (3)
 │   └── UnsupportedError    its layout gives no safe way to do this
 ├── RefusedError            a safety rule said no; nothing was touched
 ├── StoreError              the store cannot be used
@@ -35,6 +36,7 @@ __all__ = [
     "ProcessError",
     "VanishedError",
     "UnreadableError",
+    "SilentError",
     "UnsupportedError",
     "RefusedError",
     "StoreError",
@@ -87,6 +89,16 @@ class VanishedError(ProcessError):
 
 class UnreadableError(ProcessError):
     exit_code = 3
+
+
+class SilentError(ProcessError):
+    """`left_behind` is the pid of our child that waits for the answer, 0 if none does."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, left_behind: int = 0) -> None:
+        super().__init__(message)
+        self.left_behind = left_behind
 
 
 class UnsupportedError(ProcessError):

@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import os
 import struct
-from pathlib import Path
 
 __all__ = ["clone_directory", "attach", "enter_mount_namespace", "unmount", "reflink", "mount_id"]
 __all__ += ["birth", "owner_of_namespace"]
@@ -77,9 +76,9 @@ def attach(tree: int, target: int) -> None:
     _check("move_mount", _libc().syscall(SYS_MOVE_MOUNT, tree, b"", target, b"", flags))
 
 
-def enter_mount_namespace(pidfd: int) -> None:
+def enter_mount_namespace(namespace: int) -> None:
     """Join the namespace; only for a child that ends soon: root and cwd become the namespace's."""
-    _check("setns", _libc().setns(pidfd, CLONE_NEWNS))
+    _check("setns", _libc().setns(namespace, CLONE_NEWNS))
 
 
 def unmount(name: str) -> None:
@@ -108,13 +107,12 @@ def birth(descriptor: int) -> float | None:
     return float(seconds + nanoseconds / 1e9) if known & STATX_BTIME else None
 
 
-def owner_of_namespace(path: Path) -> int:
-    """The inode of the user namespace in which a namespace was made; `path` is in a /proc/PID/ns.
+def owner_of_namespace(namespace: int) -> int:
+    """The inode of the user namespace in which the open namespace was made.
 
     Fails with EPERM if that is none of ours or of those below.
     """
-    with path.open("rb") as namespace:
-        owner = fcntl.ioctl(namespace, NS_GET_USERNS)
+    owner = fcntl.ioctl(namespace, NS_GET_USERNS)
     try:
         return os.fstat(owner).st_ino
     finally:

@@ -31,6 +31,7 @@ from holdover.model import (
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
+from holdover.silence import Silence
 from holdover.stderr import Stderr
 from holdover.steps.deliver.mount import Mounter
 from holdover.steps.plan import Aim, Touches, always, files_of, plan, without, without_programs
@@ -166,6 +167,7 @@ class Looking:
             installed=installed,
             late=self._late if late else None,
             stderr=self._stderr if late else None,
+            silence=Silence(self.proc, self.store.run / "silent"),
             rescued=self.rescued,
         )
         return self._with_promises(seen)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another process's data, through /proc/PID/mem: no stop, no attach, nothing called in it.
 
+It is a child that reads and writes: a page may keep who touches it waiting for ever (touching.py).
 The file stays bound to the address space that the process had when it was opened. If the process
 ends or executes something else, reads and writes fail; they never reach the successor. (A child of
 vfork shares its parent's until it executes something: then they still reach the parent.)
@@ -14,6 +15,7 @@ from types import TracebackType
 
 from holdover.errors import MalformedError, UnreadableError, VanishedError
 from holdover.procfs import ProcFs
+from holdover.touching import TOUCHER
 
 __all__ = ["Memory"]
 
@@ -25,7 +27,10 @@ _MAX_KEPT = 1 << 12  # pages
 
 
 class Memory:
-    """A context manager over one process's address space."""
+    """A context manager over one process's address space.
+
+    Whatever reads or writes raises `SilentError` if the process keeps it waiting.
+    """
 
     def __init__(self, proc: ProcFs, pid: int, *, writable: bool = False) -> None:
         self.pid = pid
@@ -53,7 +58,7 @@ class Memory:
 
     def read(self, address: int, size: int) -> bytes:
         try:
-            data = os.pread(self._fd, size, address)
+            data = TOUCHER.read(self._fd, address, size)
         except (OSError, OverflowError) as error:
             raise MalformedError(f"process {self.pid}: nothing to read at {address:#x}") from error
         if not data and size:
@@ -65,7 +70,7 @@ class Memory:
     def write(self, address: int, data: bytes) -> None:
         """Store `data`; eight aligned bytes were never seen torn (docs/decisions/0002)."""
         try:
-            written = os.pwrite(self._fd, data, address)
+            written = TOUCHER.write(self._fd, address, data)
         except (OSError, OverflowError) as error:
             raise UnreadableError(
                 f"process {self.pid}: {address:#x} cannot be written: {error}"

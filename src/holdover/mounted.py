@@ -13,7 +13,7 @@ from holdover.errors import MalformedError, ProcessError, UnreadableError
 from holdover.mounts import parse_mountinfo
 from holdover.procfs import ProcFs
 
-__all__ = ["mounts_of_root", "is_named_by_root"]
+__all__ = ["mounts_of_root", "is_named_by_root", "is_of_root"]
 
 
 def mounts_of_root(proc: ProcFs, pid: int) -> frozenset[int]:
@@ -28,7 +28,7 @@ def mounts_of_root(proc: ProcFs, pid: int) -> frozenset[int]:
         return ours
     its = _mounts(proc, pid)
     # asked last: who has gone to a namespace of his own does not come back
-    return ours | its if _is_ours(proc, pid) else ours
+    return ours | its if _is_of_root(proc, pid) else ours
 
 
 def is_named_by_root(proc: ProcFs, pid: int, name: str) -> bool:
@@ -40,12 +40,23 @@ def is_named_by_root(proc: ProcFs, pid: int, name: str) -> bool:
         return False
 
 
-def _is_ours(proc: ProcFs, pid: int) -> bool:
+def _is_of_root(proc: ProcFs, pid: int) -> bool:
     try:
-        owner = linux.owner_of_namespace(proc.path(pid, "ns/mnt"))
+        with proc.open(pid, "ns/mnt") as namespace:
+            return is_of_root(proc, namespace.fileno())
+    except ProcessError:
+        return False
+
+
+def is_of_root(proc: ProcFs, namespace: int) -> bool:
+    """Whether the open mount namespace belongs to the user namespace that we are in.
+
+    In any other one somebody else is root, and can change what is mounted there.
+    """
+    try:
+        return linux.owner_of_namespace(namespace) == proc.namespace(proc.own_pid, "user")
     except OSError:
         return False
-    return owner == proc.namespace(proc.own_pid, "user")
 
 
 def _mounts(proc: ProcFs, pid: int) -> frozenset[int]:

@@ -19,12 +19,15 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from holdover.errors import MalformedError, ProcessError, UnreadableError, VanishedError
 from holdover.model import FileId, Lease, ProcessId
+from holdover.touching import TOUCHER
 
 __all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "mapped_name"]
 __all__ += ["Stat", "parse_maps", "parse_stat"]
 
 DELETED = " (deleted)"
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (.+)$", re.MULTILINE)
+_OF_MEMORY = ("maps", "cmdline", "environ")
+"""To read these is to wait for who holds the lock of a process's memory, which may be for ever."""
 _MAX_TEXT = 1 << 26  # bytes
 _MAX_WORDS = 1 << 23  # a process may say that its environment is as long as its memory: exec(2)
 _WORDS = ("environ", "cmdline")  # takes six million bytes of both, and of words without a letter
@@ -192,7 +195,8 @@ class ProcFs:
     def read(self, pid: int, name: str) -> str:
         most = _MAX_WORDS if name in _WORDS else _MAX_TEXT
         with self._errors(pid, name), open(self.at(pid, name), "rb") as file:
-            raw = file.read(most)
+            alone = name in _OF_MEMORY
+            raw = TOUCHER.read_all(file.fileno(), most) if alone else file.read(most)
         if len(raw) == most:
             raise UnreadableError(f"process {pid}: {name} is longer than any real one")
         if not raw and name in ("maps", "stat"):

@@ -17,6 +17,7 @@
     ├── lock                            one writer at a time; readers take no lock
     ├── lease/<pid>-<start time>-<id>   a live process needs snapshot <id>
     ├── released/<pid>-<start time>     the timer leaves this process alone
+    ├── silent/<pid>-<start time>       see silence.py
     └── fallback/<directory>            see fallbacks.py
 
 A view without a manifest is not there, whoever reads; the next writer removes it, as it does what

@@ -32,12 +32,12 @@ def distrust(path: Path) -> str:
     """
     if not path.is_absolute() or ".." in path.parts:
         return f"{path} is no absolute path"
-    todo, at = list(path.parts[1:]), Path("/")
+    todo, at, shared = list(path.parts[1:]), Path("/"), False
     for _ in range(_MAX_LINKS + len(path.parts)):
         try:
             found = at.lstat()
-        except FileNotFoundError:
-            return ""  # only root can make it now
+        except FileNotFoundError:  # if not, only root can make it now
+            return f"{at}: anybody can make it" if shared else ""
         except OSError as error:
             return f"{at} cannot be looked at: {error.strerror}"
         if stat.S_ISLNK(found.st_mode):
@@ -51,6 +51,7 @@ def distrust(path: Path) -> str:
         elif not todo:
             return ""
         else:
+            shared = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
             at /= todo.pop(0)
     return f"{path} has too many links"
 

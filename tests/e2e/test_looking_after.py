@@ -2,6 +2,7 @@
 """What looks after guests between transactions: the timer, libvirt's hook, the boot."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from lab import BootedLab, Lab
+from lab.packaged import REPOSITORY
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdover.demo.guest import ATTACHED, Guest
@@ -118,6 +120,20 @@ def check_that_the_service_mounts_and_links(booted: BootedLab) -> None:
         assert booted.attach_http_disk(name, "vdb").returncode == 0
     verified = booted.run("systemd-analyze", "verify", "holdover.service", check=False).stderr
     assert "Unknown" not in verified
+    check_how_exposed_the_service_is(booted)
+
+
+def check_how_exposed_the_service_is(booted: BootedLab) -> None:
+    """As docs/security.md shows it, and never more."""
+    page = (REPOSITORY / "docs/security.md").read_text()
+    (shown,) = re.findall(r"exposure level for holdover.service: ([0-9]\.[0-9]) ", page)
+    analyze = ("systemd-analyze", "security", "--no-pager")
+    threshold = f"--threshold={shown.replace('.', '')}"
+    done = booted.run(*analyze, threshold, "holdover.service", check=False)
+    assert done.returncode == 0, done.stdout
+    assert f"holdover.service: {shown} " in done.stdout
+    without = booted.run(*analyze, "--threshold=0", "holdover.service", check=False)
+    assert without.returncode != 0  # so the first one says something
 
 
 def check_the_journal(booted: BootedLab) -> None:

@@ -35,7 +35,8 @@ def elsewhere() -> Iterator[int]:
 
 @contextmanager
 def opened(pid: int, directory: Path) -> Iterator[tuple[int, int]]:
-    handles = os.pidfd_open(pid), os.open(f"/proc/{pid}/root{directory}", os.O_PATH)
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    handles = namespace, os.open(f"/proc/{pid}/root{directory}", os.O_PATH)
     yield handles
     for handle in handles:
         os.close(handle)
@@ -48,9 +49,9 @@ def mounted(pid: int, directory: Path) -> int:
 
 def attach(helper: Helper, pid: int, target: Path, source: Path) -> None:
     tree = linux.clone_directory(str(source))
-    with opened(pid, target) as (pidfd, directory):
+    with opened(pid, target) as (namespace, directory):
         try:
-            helper.attach(pidfd, tree, directory)
+            helper.attach(namespace, tree, directory)
         finally:
             os.close(tree)
 
@@ -65,8 +66,8 @@ def test_one_child_mounts_in_many_namespaces_and_nowhere_else(tmp_path: Path) ->
         assert (mounted(one, target), mounted(other, target), mounted(os.getpid(), target)) == (
             *(2, 1, 0),
         )
-        with opened(one, tmp_path) as (pidfd, parent):
-            helper.unmount(pidfd, parent, "target", 2)
+        with opened(one, tmp_path) as (namespace, parent):
+            helper.unmount(namespace, parent, "target", 2)
         assert (mounted(one, target), mounted(other, target)) == (0, 1)
 
 
@@ -74,8 +75,8 @@ def test_what_the_kernel_refuses_is_told_and_the_next_is_done(tmp_path: Path) ->
     (tmp_path / "target").mkdir()
     with closing(Helper()) as helper, elsewhere() as pid:
         refused = pytest.raises(RefusedError, match="umount2: Invalid argument")
-        with opened(pid, tmp_path) as (pidfd, parent), refused:
-            helper.unmount(pidfd, parent, "target", 1)
+        with opened(pid, tmp_path) as (namespace, parent), refused:
+            helper.unmount(namespace, parent, "target", 1)
         attach(helper, pid, tmp_path / "target", tmp_path)
         assert mounted(pid, tmp_path / "target") == 1
 

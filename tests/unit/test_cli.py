@@ -316,6 +316,8 @@ def test_list_has_all_its_keys() -> None:
     assert (first["files"], first["bytes_held"], first["bytes_written"]) == (1, 4096, 0)
     assert second["leases"] == []
     assert [first["pinned"], second["pinned"]] == [False, True]
+    (gone,) = first["replaced"]
+    assert (gone["path"], gone["now"]) == ("block-rbd.so", "gone")
 
 
 def test_only_copies_cost_bytes() -> None:

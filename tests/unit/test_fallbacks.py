@@ -263,6 +263,6 @@ def test_var_run_that_is_no_link_keeps_nobody_from_another_delivery(
     (tmp_path / "self").symlink_to("42")
     on_disk = OnDisk((), tmp_path, {})
     how = (Delivery.FALLBACK,)
-    look = _Look(ProcFs(tmp_path), (), how, tmp_path, None, None, on_disk, again=False)
+    look = _Look(ProcFs(tmp_path), (), how, tmp_path, None, None, None, on_disk, again=False)
     old = replace(build(), fallback=Path("/run/qemu", VERSION))
     assert look._no_fallback(42, old) == "/var/run is not /run in its mount namespace"

@@ -164,6 +164,9 @@ def test_module_from_another_view_comes_with_its_libraries(store: Store, disk: D
     assert holding.snapshot.id != old.snapshot.id
     for name in ("block-rbd.so", "lib/librbd.so.1"):
         assert (holding.view / name).samefile(old.view / name)
+    first = {file.path: file.origin for file in old.snapshot.files}
+    now = {file.path: file.origin for file in holding.snapshot.files}
+    assert now.items() >= first.items()  # where the system had it, and not the earlier snapshot
 
 
 def test_same_files_for_another_library_path_are_another_snapshot(store: Store, disk: Disk) -> None:

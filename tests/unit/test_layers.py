@@ -34,12 +34,12 @@ LAYERS = {
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
-        *("stderr", "qmp", "concern", "mounted", "entering", "elsewhere"),
+        *("stderr", "qmp", "concern", "mounted", "entering", "elsewhere", "touching", "silence"),
     ),
     "definitions": ("programs", "packages", "builds", "ondisk"),
     "store": (
         *("store", "manifests", "staging", "pins", "released", "durable"),
-        *("fallbacks", "leads", "locks"),
+        *("fallbacks", "leads", "locks", "replaced"),
     ),
     "steps": ("steps",),
     "flow": (

@@ -62,8 +62,8 @@ def test_pointers_without_an_end_are_malformed(memory: Memory) -> None:
         memory.read_pointers(0, 100)
 
 
-def test_string_that_is_longer_than_any_is_malformed(memory: Memory) -> None:
-    memory.write(0, b"x" * 40 * PAGE)
+def test_string_that_is_longer_than_any_is_malformed(memory: Memory, place: Path) -> None:
+    place.write_bytes(b"x" * 40 * PAGE)
     with pytest.raises(MalformedError, match="has no end"):
         memory.read_strings([5])
 

@@ -30,7 +30,7 @@ SPOKEN = (
     *("steps/deliver/run.py", "steps/deliver/preload.py", "qmp.py", "preloading.py", "leads.py"),
     "cli/running.py",
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
-    "elsewhere.py",
+    *("elsewhere.py", "touching.py", "silence.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "looking.py"),
     *("store.py", "staging.py", "durable.py"),
     *("judging.py", "releasing.py", "manifests.py", "rescuing.py", "steps/holders.py"),

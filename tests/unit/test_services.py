@@ -19,7 +19,7 @@ from holdover.procfs import ProcFs
 
 COMMAND = Path("/opt/venv/bin/holdover")
 NAMESPACED = (
-    *("PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateIPC", "PrivateNetwork"),
+    *("PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateIPC"),
     *("ProtectSystem", "ProtectHome", "ProtectKernelTunables", "ProtectKernelModules"),
     *("ProtectKernelLogs", "ProtectControlGroups", "ProtectProc", "ProcSubset", "MountFlags"),
     *("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"),

@@ -76,6 +76,14 @@ def test_what_is_not_there_is_as_good_as_where_it_would_be(root_made: Path) -> N
     assert distrust(root_made / "lib/gone") != ""
 
 
+def test_what_is_not_there_can_be_made_by_anybody_in_a_directory_of_all(root_made: Path) -> None:
+    (root_made / "lib").chmod(0o1777)
+    assert distrust(root_made / "lib/module.so") == ""
+    assert distrust(root_made / "lib/gone/x") == f"{root_made / 'lib/gone'}: anybody can make it"
+    (root_made / "link").symlink_to("lib/gone")
+    assert "anybody can make it" in distrust(root_made / "link")
+
+
 def test_the_walk_stops_at_the_first_name_that_is_not_roots(root_made: Path) -> None:
     """Below may be a file system that never answers."""
     os.chown(root_made / "lib", NOBODY, NOBODY)

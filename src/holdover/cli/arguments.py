@@ -153,7 +153,9 @@ def _add_healing(commands: Commands) -> None:
 
 def _add_snapshots(commands: Commands) -> None:
     text = "show what is held, for whom, and how many bytes only that keeps"
-    _add(commands, "snapshots", "list", text)
+    listing = _add(commands, "snapshots", "list", text)
+    text = "also name each held file that a package has replaced since"
+    listing.add_argument("-v", "--verbose", action="store_true", help=text)
     text = "show one snapshot, file by file, and read it all to verify it"
     show = _add(commands, "snapshots", "show", text)
     show.add_argument("id", help="as `holdover list` shows it; a unique beginning is enough")

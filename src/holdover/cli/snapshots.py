@@ -12,6 +12,7 @@ from holdover.cli.setup import make_holdover, read_config
 from holdover.errors import UsageError
 from holdover.flow import Holdover
 from holdover.model import Holding, Lease
+from holdover.replaced import Now, Replaced, replaced
 from holdover.steps.collect import Collected
 
 __all__ = ["run_list", "run_show", "run_pin", "run_unpin", "run_gc"]
@@ -28,11 +29,30 @@ def run_list(options: Namespace) -> int:
     elif not holdings:
         print("Nothing is held.")
     else:
-        columns = ("ID", "VERSION", "AGE", "FILES", "ONLY HERE", "WRITTEN", "USED BY")
+        columns = ("ID", "VERSION", "AGE", "FILES", "REPLACED", "ONLY HERE", "WRITTEN", "USED BY")
         print_table(
             columns, [_snapshot_row(h, held[h.snapshot.id], leases, pinned) for h in holdings]
         )
+        for holding in holdings if options.verbose else ():
+            _print_replaced(holding, ", ".join(_users(holding, leases, pinned)))
     return 0
+
+
+def _print_replaced(holding: Holding, users: str) -> None:
+    """What a security officer asks: what is still here, of when, and for whom."""
+    columns = ("REPLACED SINCE", "HELD FILE IS OF", "THERE IS NOW")
+    rows = [(entry.held.origin, _day(entry), _NOW[entry.now]) for entry in replaced(holding)]
+    if rows:
+        print()
+        print_table(columns, rows, title=f"{holding.snapshot.id}, held for {users or 'nobody'}")
+
+
+_NOW = {Now.ANOTHER: "another file", Now.GONE: "nothing"}
+
+
+def _day(entry: Replaced) -> str:
+    """When the package was built, as a rule."""
+    return datetime.fromtimestamp(entry.held.mtime_ns / 1e9, UTC).date().isoformat()
 
 
 def _live_leases(holdover: Holdover) -> tuple[Lease, ...]:
@@ -52,11 +72,16 @@ def _snapshot_json(
         "version": snapshot.version,
         "created": snapshot.created,
         "files": len(snapshot.files),
+        "replaced": [_replaced_json(entry) for entry in replaced(holding)],
         "bytes_held": held,
         "bytes_written": snapshot.bytes_written,
         "pinned": snapshot.id in pinned,
         "leases": [_lease_json(lease) for lease in leases if lease.snapshot == snapshot.id],
     }
+
+
+def _replaced_json(entry: Replaced) -> dict[str, object]:
+    return {"path": entry.held.path, "origin": entry.held.origin, "now": entry.now}
 
 
 def _lease_json(lease: Lease) -> dict[str, object]:
@@ -71,17 +96,22 @@ def _snapshot_row(
     holding: Holding, held: int, leases: tuple[Lease, ...], pinned: frozenset[str]
 ) -> tuple[str, ...]:
     snapshot = holding.snapshot
-    users = [u.name or str(u.process.pid) for u in leases if u.snapshot == snapshot.id]
-    users += ["a pin"] if snapshot.id in pinned else []
     return (
         snapshot.id,
         snapshot.version or "-",
         _age(snapshot.created),
         str(len(snapshot.files)),
+        str(len(replaced(holding))),
         human_bytes(held),
         human_bytes(snapshot.bytes_written),
-        ", ".join(users) or "nobody",
+        ", ".join(_users(holding, leases, pinned)) or "nobody",
     )
+
+
+def _users(holding: Holding, leases: tuple[Lease, ...], pinned: frozenset[str]) -> list[str]:
+    snapshot = holding.snapshot.id
+    users = [lease.name or str(lease.process.pid) for lease in leases if lease.snapshot == snapshot]
+    return users + ["a pin"] * (snapshot in pinned)
 
 
 def _age(created: str) -> str:

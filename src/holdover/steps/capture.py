@@ -7,6 +7,7 @@ that the loader recognises those that are mapped already.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Sna
         modules = [_hold(staging, wanted, late, program) for late in wanted.modules]
         libraries, unheld = _hold_closure(store, staging, wanted)
         staging.add_decoys(decoys)
-        files = (*modules, *libraries)
+        files = _with_first_origins(store, (*modules, *libraries))
         return store.commit(staging, _describe(wanted, files, decoys, unheld))
 
 
@@ -66,6 +67,18 @@ def _hold(staging: Staging, wanted: Capture, late: LateLoad, program: Program) -
         if read_module_stamp(file, program) != wanted.build.stamp:
             raise _replaced(origin)
     return held
+
+
+def _with_first_origins(store: Store, files: tuple[HeldFile, ...]) -> tuple[HeldFile, ...]:
+    """What was taken over from another snapshot came from where that one has it from."""
+    if not any(Path(file.origin).is_relative_to(store.views) for file in files):
+        return files
+    first = {
+        str(holding.view / file.path): file.origin
+        for holding in store.holdings()
+        for file in holding.snapshot.files
+    }
+    return tuple(replace(file, origin=first.get(file.origin, file.origin)) for file in files)
 
 
 def _replaced(origin: Path) -> DamagedError:

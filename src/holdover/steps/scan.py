@@ -43,6 +43,7 @@ from holdover.places import places
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id
 from holdover.programs import Program
 from holdover.sight import Sight
+from holdover.silence import Silence
 from holdover.stderr import Stderr
 from holdover.trust import distrust, distrust_file
 
@@ -64,25 +65,26 @@ def scan(
     installed: bool = False,
     late: LateLoads | None = None,
     stderr: Stderr | None = None,
+    silence: Silence | None = None,
     before: Scan | None = None,
     rescued: ReadOnly[str, Rescued] | None = None,
 ) -> Scan:
     """See all processes, or those in `pids`; with `installed`, also the builds on disk.
 
-    Modules are looked at, and what loading them would do, if there is a `late` to foresee it; what
-    processes say about loads that failed, if there is a `stderr` to read it. `rescued` has modules
-    that lie somewhere else, by build-id. The executables of `before` are not read again, nor, if it
-    has modules, are these, and what its one process has mapped.
+    What loading modules would do is looked at if there is a `late` to foresee it, what processes
+    say about loads that failed if there is a `stderr` to read it. Who keeps us waiting is passed
+    over if there is a `silence` to know. `rescued` has modules that lie elsewhere, by build-id. The
+    executables of `before` are not read again, nor, if it has modules, are these, and what its one
+    process has mapped. `views` is where the store keeps its views; `deliveries` are those that are
+    asked for, in order of preference: whether others were possible is not looked at.
 
-    `deliveries` are those that are asked for, in order of preference: whether others were possible
-    is not looked at. `views` is where the store keeps its views. Raises
-    `UnreadableError` if there is no /proc at all; a single process that cannot be read is part of
-    the answer.
+    Raises `UnreadableError` if there is no /proc at all; a single process that cannot be read is
+    part of the answer.
     """
     known = {p.executable_file: p.build for p in before.processes} if before else {}
     on_disk = OnDisk(programs, views, known)
     again = bool(before and before.modules)
-    look = _Look(proc, programs, deliveries, views, late, stderr, on_disk, again)
+    look = _Look(proc, programs, deliveries, views, late, stderr, silence, on_disk, again)
     for pid in filter(proc.is_process, pids) if pids else proc.pids():
         look.at(pid)
     builds = on_disk.installed() if installed else ()
@@ -106,6 +108,7 @@ class _Look:
     late: LateLoads | None
     """Keeps the time that is spent on each user."""
     stderr: Stderr | None
+    silence: Silence | None
     on_disk: OnDisk
     again: bool
     """They were looked at a moment ago."""
@@ -137,7 +140,10 @@ class _Look:
 
     def _at_instance(self, pid: int, program: Program, link: str) -> None:
         try:
-            with self.late.on_behalf_of(pid) if self.late else nullcontext():
+            with (
+                self.late.on_behalf_of(pid) if self.late else nullcontext(),
+                self.silence.minding(pid) if self.silence else nullcontext(),
+            ):
                 self._add(pid, program, link)
         except (HoldoverError, OSError) as error:
             if not isinstance(error, VanishedError) or self._still_runs(pid, link):

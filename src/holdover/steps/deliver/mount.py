@@ -14,10 +14,11 @@ from itertools import takewhile
 from pathlib import Path
 
 from holdover import linux
-from holdover.covering import MountTables
+from holdover.covering import FOREIGN, MountTables
 from holdover.entering import Helper
 from holdover.errors import ProcessError, RefusedError, UnsupportedError, VanishedError
 from holdover.model import FileId, Process
+from holdover.mounted import is_of_root
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import ProcFs, file_id
 
@@ -50,11 +51,11 @@ class Mounter:
         if refusal:
             raise RefusedError(f"process {process.id.pid}: {refusal}")
         ours = file_id(directory)
-        with _opened(proc, process, directory) as (pidfd, target):
+        with _opened(proc, process, directory) as (namespace, target):
             _check_target(process, target, ours, view.parent)
             tree = linux.clone_directory(str(view))
             try:
-                self._helper.attach(pidfd, tree, target)
+                self._helper.attach(namespace, tree, target)
             finally:
                 os.close(tree)
         self._check(process, directory, view, ours)
@@ -62,10 +63,10 @@ class Mounter:
     def release(self, process: Process, view: Path) -> None:
         """Take the mount away again, if it is there, and with it every view that lies below it."""
         directory = _directory(process)
-        with _opened(self._proc, process, directory.parent) as (pidfd, parent):
+        with _opened(self._proc, process, directory.parent) as (namespace, parent):
             count = _views_on(self._proc, process, directory, view.parent)
             if count:
-                self._helper.unmount(pidfd, parent, directory.name, count)
+                self._helper.unmount(namespace, parent, directory.name, count)
 
     def _fresh_tables(self) -> MountTables:
         """To read all tables takes as long as all processes take; whatever comes into being while
@@ -112,29 +113,25 @@ def _directory(process: Process) -> Path:
 
 @contextmanager
 def _opened(proc: ProcFs, process: Process, directory: Path) -> Iterator[tuple[int, int]]:
-    """Descriptors of the process and of `directory` as it sees it.
+    """Descriptors of its mount namespace and of `directory` as it sees it.
 
-    Both are taken before the identity is checked, so they are that process's or the check fails.
-    setns puts the helper at the namespace's root, which need not be the process's: hence a
-    descriptor instead of a path.
+    Both are taken before the identity is checked, so they are that process's or the check fails;
+    and of a namespace that is entered it must have been asked whose it is. setns puts the helper at
+    the namespace's root, which need not be the process's: hence a descriptor instead of a path.
     """
     pid = process.id.pid
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError as error:
-        raise VanishedError(f"process {pid} ended") from error
-    try:
+    with proc.open(pid, "ns/mnt") as namespace:
+        if not is_of_root(proc, namespace.fileno()):
+            raise RefusedError(f"process {pid}: {FOREIGN}")
         target = _open_directory(proc, pid, directory)
         try:
             if proc.identity(pid) != process.id or proc.file_of(pid, "exe") != (
                 process.executable_file
             ):
                 raise VanishedError(f"process {pid} ended, or now runs something else")
-            yield pidfd, target
+            yield namespace.fileno(), target
         finally:
             os.close(target)
-    finally:
-        os.close(pidfd)
 
 
 def _open_directory(proc: ProcFs, pid: int, directory: Path) -> int:
