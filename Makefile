@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions reliability bench check unit generated dist deb rpm clean
+.PHONY: demo test test-distributions reliability endurance bench check unit generated dist deb rpm clean
 .PHONY: lab-packages package-tools manual-tools
 
 demo: $(READY) lab-packages
@@ -37,6 +37,9 @@ test-distributions: $(READY) lab-packages package-tools
 REPORT := --report docs/reliability.md
 
 reliability: faults load endurance fuzz
+
+endurance: $(READY) lab-packages
+	$(PYTEST) tests/e2e/test_endurance.py --rounds 200 $(REPORT) -s $(PYTEST_OPTIONS)
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs, --plot docs for the plot
 bench: $(READY) lab-packages
