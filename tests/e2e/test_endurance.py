@@ -16,7 +16,6 @@ from lab import Lab
 from lab.counts import count, leftovers
 from lab.longer import LongRun
 
-from holdover.demo.archive import QEMU_PACKAGES
 from holdover.demo.guest import ATTACHED, DIED, PROBES, REFUSED, Guest
 
 pytestmark = pytest.mark.e2e
@@ -62,9 +61,7 @@ class Endurance:
         self._look(done.stdout, done.stderr, "apt")
 
     def downgrade(self) -> None:
-        version = self.lab.older.replace(":", "%3a")
-        files = [f"/var/cache/apt/archives/{name}_{version}_amd64.deb" for name in QEMU_PACKAGES]
-        done = self.lab.root.run("dpkg", "--install", "--force-downgrade", *files)
+        done = self.lab.install_by_dpkg(self.lab.older)
         self._look(done.stdout, done.stderr, "dpkg")
 
     def go_round(self, number: int) -> dict[str, int]:
