@@ -246,3 +246,11 @@ def test_a_store_that_a_guests_user_cannot_reach_is_nothing_to_point_it_at(lab: 
     assert lab.holdover("protect").returncode == 0
     lab.upgrade()
     assert guest.probe_twice("ssh disk") == (ATTACHED, ATTACHED)
+
+
+def test_doctor_tries_to_take_a_mount_away_again(lab: Lab) -> None:
+    assert "a mount could not be taken away" not in lab.holdover("doctor").stdout
+    change = r"s/^    _check(.umount2.*/    pass/"
+    lab.root.run("sed", "-i", change, "/usr/lib/python3/dist-packages/holdover/linux.py")
+    assert "a mount could not be taken away again" in lab.holdover("doctor").stdout
+    assert list(lab.path("/usr/lib/holdover/view").iterdir()) == []

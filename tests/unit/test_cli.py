@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: what it takes, what it answers, and with which exit code."""
 
+import errno
 import importlib
 import json
 import re
@@ -380,3 +381,15 @@ def test_what_is_opened_by_name_has_a_name_in_json() -> None:
         {"library": "libgssapi.so.2", "opened_by": "libcurl.so.4"},
         {"library": None, "opened_by": "libceph-common.so.2"},
     ]
+
+
+def test_disk_that_fails_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_options: Namespace) -> int:
+        raise OSError(errno.EIO, "Input/output error", "/usr/lib/holdover/view")
+
+    monkeypatch.setattr(importlib.import_module("holdover.cli.snapshots"), "run_list", fail)
+    assert main(["list"]) == 1
+    said = capsys.readouterr().err
+    assert said == "holdover: Input/output error (/usr/lib/holdover/view)\n"

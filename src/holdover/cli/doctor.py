@@ -20,7 +20,7 @@ from holdover.errors import CommandError, HoldoverError, RefusedError, StoreErro
 from holdover.flow import Holdover
 from holdover.memory import Memory
 from holdover.model import Build, Process
-from holdover.procfs import ProcFs
+from holdover.procfs import ProcFs, file_id
 from holdover.run import background
 from holdover.steps.deliver import environment, fallback
 from holdover.steps.deliver.mount import Mounter
@@ -152,11 +152,22 @@ def _environment(holdover: Holdover) -> str:
 
 
 def _mount(holdover: Holdover) -> str:
-    proc = holdover.proc
+    proc, store = holdover.proc, holdover.store
     scratch = _scratch(proc, "unshare", "--mount", "sleep", "60")
-    with scratch as process, closing(Mounter(proc)) as mounter:
-        mounter.deliver(process, Path("/usr"))
-        mounter.release(process, Path("/usr"))
+    with (
+        store.writing(holdover.lock_timeout),
+        scratch as process,
+        closing(Mounter(proc)) as mounter,
+    ):
+        view = store.views / "doctor"  # without a manifest: not there, and swept if we are killed
+        view.mkdir()
+        try:
+            mounter.deliver(process, view)
+            mounter.release(process, view)
+            if proc.file_of(process.id.pid, "root/mnt") == file_id(view):
+                raise RefusedError("a mount could not be taken away again")
+        finally:
+            view.rmdir()
     return "tried on a scratch process"
 
 

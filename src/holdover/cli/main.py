@@ -54,6 +54,10 @@ def _run(options: "Namespace") -> int:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has seen enough
         return 0
+    except OSError as error:  # a disk that fails, no descriptors left, ...
+        name = f" ({error.filename})" if error.filename else ""
+        print(f"holdover: {printable(f'{error.strerror or error}{name}')}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("holdover: interrupted; nothing is half done", file=sys.stderr)
         return 130
