@@ -14,6 +14,9 @@ DEB_PACKAGES := dpkg-dev debhelper dh-python
 RPM_PACKAGES := rpm
 # what manual pages and completions are tried with
 MANUAL_PACKAGES := mandoc man-db zsh fish
+# what programs of unusual layouts are built with; another machine's run in qemu-user
+LAYOUT_PACKAGES := gcc libc6-dev musl-tools
+OTHER_MACHINES := qemu-user
 # $(call need,COMMANDS,PACKAGES): install the packages if a command is missing
 need = for tool in $(1); do command -v $$tool >/dev/null || missing=1; done; \
     test -z "$$missing" || { apt-get update -q && apt-get install -qy --no-install-recommends $(2); }
@@ -21,13 +24,13 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions reliability endurance bench check unit generated dist deb rpm clean
-.PHONY: lab-packages package-tools manual-tools
+.PHONY: demo test test-distributions reliability faults load races endurance fuzz bench check unit
+.PHONY: generated dist deb rpm clean lab-packages package-tools manual-tools layout-tools
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
 
-test: $(READY) lab-packages package-tools manual-tools check
+test: $(READY) lab-packages package-tools manual-tools layout-tools check
 	$(PYTEST) $(PARALLEL) $(PYTEST_OPTIONS)
 
 test-distributions: $(READY) lab-packages package-tools
@@ -36,7 +39,25 @@ test-distributions: $(READY) lab-packages package-tools
 # hours; each of them writes what it saw to the page
 REPORT := --report docs/reliability.md
 
-reliability: faults load endurance fuzz
+reliability: faults load races endurance fuzz
+
+faults: $(READY) lab-packages
+	$(PYTEST) --numprocesses=2 --rounds=1 $(REPORT) tests/e2e/test_faults.py
+
+races: $(READY) lab-packages layout-tools
+	@$(call need,qemu-aarch64,$(OTHER_MACHINES))
+	$(PYTEST) $(patsubst %,tests/system/test_%.py,environment races layouts) \
+	    tests/e2e/test_bad_moments.py --rounds 300 $(REPORT)
+
+# every parser, guided by coverage: half an hour on two cores; FUZZ_OPTIONS names targets
+FUZZ_SECONDS ?= 50
+fuzz: $(READY)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(REPORT) $(FUZZ_OPTIONS)
+
+# guests at work, adopted and released a thousand times
+load: $(READY) lab-packages
+	$(PYTEST) tests/e2e/test_load.py --rounds 1000 $(REPORT) $(PYTEST_OPTIONS)
 
 endurance: $(READY) lab-packages
 	$(PYTEST) tests/e2e/test_endurance.py --rounds 200 $(REPORT) -s $(PYTEST_OPTIONS)
@@ -68,6 +89,9 @@ $(READY): pyproject.toml
 lab-packages:
 	@test -f /usr/share/keyrings/debian-archive-keyring.gpg || missing=1; \
 	$(call need,mmdebstrap systemd-nspawn setpriv readelf eu-elflint gpg,$(LAB_PACKAGES))
+
+layout-tools:
+	@$(call need,gcc musl-gcc,$(LAYOUT_PACKAGES))
 
 manual-tools:
 	@$(call need,mandoc man zsh fish,$(MANUAL_PACKAGES))

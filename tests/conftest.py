@@ -16,6 +16,7 @@ from lab import BootedLab, Lab
 from lab.bases import base_directory
 from lab.booted import RECIPE, build_booted_base
 from lab.longer import LongRun
+from lab.outcomes import Outcomes, Record
 from lab.packaged import REPOSITORY, build_deb, later_version
 from lab.servers import SERVERS, DataServers, data_servers
 
@@ -132,6 +133,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def long_run(request: pytest.FixtureRequest) -> LongRun:
     return LongRun(request.config.getoption("rounds"), request.config.getoption("report"))
+
+
+@pytest.fixture(scope="session")
+def outcomes(long_run: LongRun) -> Iterator[Outcomes]:
+    """What deliveries met in this run."""
+    found = Outcomes()
+    yield found
+    if long_run.page:
+        long_run.show("races", found.table())
+
+
+@pytest.fixture
+def record(outcomes: Outcomes, request: pytest.FixtureRequest) -> Record:
+    """For a line that this test adds to the table."""
+    return outcomes.recorder(f"{request.path.stem}::{request.function.__name__}")
 
 
 # -- a run in which all tests of a kind were skipped has shown nothing ---------------------------

@@ -69,6 +69,10 @@ def _read_stamp(path: Path, _: tuple[int, ...], program: Program) -> str:
 
 
 def _constant_data(elf: ElfFile) -> Iterator[bytes]:
+    return elf.searched(_constant_places(elf))
+
+
+def _constant_places(elf: ElfFile) -> Iterator[tuple[int, int]]:
     """Segments with string literals; with an old linker they are in the code's segment.
 
     Without the relocations: they are a third of it, and their zeros take longest to search.
@@ -78,9 +82,9 @@ def _constant_data(elf: ElfFile) -> Iterator[bytes]:
     for segment in constant or [s for s in elf.loads if not s.writable]:
         first, end = segment.address, segment.address + segment.file_size
         if first <= start and start + size <= end:
-            yield elf.read(segment.offset, start - first)
+            yield segment.offset, start - first
             first = start + size
-        yield elf.read(segment.offset + first - segment.address, end - first)
+        yield segment.offset + first - segment.address, end - first
 
 
 def _first_group(pattern: re.Pattern[bytes], data: bytes) -> str:

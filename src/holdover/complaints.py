@@ -88,5 +88,5 @@ def of_this_run(text: bytes, logs: Iterable[Log], started: float) -> bytes | Non
 def _seconds(when: bytes) -> float:
     try:
         return datetime.fromisoformat(when.decode()).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

@@ -34,7 +34,9 @@ __all__ = ["Setting", "Config", "SETTINGS", "load_config", "COMMAND_LINE"]
 MAIN_FILE = Path("/etc/holdover/holdover.toml")
 DROP_INS = Path("/etc/holdover/holdover.toml.d")
 BUILT_IN = "built in"
-_MAX_FILE = 256 * 1024
+_MAX_FILE = 64 * 1024
+_MAX_LINE = 4096  # a name of many thousand parts takes minutes to read
+_MAX_PROBLEMS = 50
 COMMAND_LINE = "command line"
 DELIVERIES = tuple(map(str, Delivery))
 USUAL = tuple(name for name in DELIVERIES if name != Delivery.PRELOAD)
@@ -229,6 +231,8 @@ def _content(path: Path) -> bytes:
         content = file.read(_MAX_FILE + 1)
     if len(content) > _MAX_FILE:
         raise ValueError(f"it has more than {_MAX_FILE >> 10} KiB")
+    if any(len(line) > _MAX_LINE for line in content.split(b"\n")):
+        raise ValueError(f"it has a line of more than {_MAX_LINE >> 10} KiB")
     return content
 
 
@@ -253,4 +257,7 @@ def _with(config: Config, key: str, value: object, origin: str) -> Config:
 
 
 def _ignoring(config: Config, problem: str) -> Config:
+    """Who reads fifty of them has enough to do; a file may be made of nothing else."""
+    if len(config.problems) >= _MAX_PROBLEMS:
+        return config
     return replace(config, problems=(*config.problems, problem))

@@ -44,13 +44,13 @@ def _parse(payload: bytes) -> list[str]:
 def suggested_names(elf: ElfFile, imports: frozenset[str]) -> tuple[str, ...] | None:
     """Names of libraries among its constants; None if it opens nothing by name at all.
 
-    They are a guess: `imports`, the functions that it calls, say that it opens something.
+    They are a guess: `imports`, the functions that it calls, say that it opens something. Raises
+    `ElfError`.
     """
     if not imports.intersection(_OPENS):
         return None
     found: dict[str, None] = {}
-    for segment in elf.loads:
-        if not segment.writable:
-            data = elf.read(segment.offset, segment.file_size)
-            found |= dict.fromkeys(name.decode() for name in _SONAME.findall(data))
+    constant = ((s.offset, s.file_size) for s in elf.loads if not s.writable)
+    for data in elf.searched(constant):
+        found |= dict.fromkeys(name.decode() for name in _SONAME.findall(data))
     return tuple(name for name in found if name not in (*elf.needed, elf.soname))

@@ -11,7 +11,7 @@ Source: elf(5), the System V gABI chapter 5, and <elf.h>.
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO
@@ -37,6 +37,7 @@ _PAGE = 4096
 
 # a sparse file may claim any size: more than this no real object has of each
 _MAX_READ = 1 << 28
+_MAX_SEARCHED = 1 << 26  # of what is looked through for texts: QEMU has a tenth
 _MAX_SEGMENTS = 1024
 _MAX_NOTES = 1 << 20
 _MAX_DYNAMIC = 1 << 14  # entries
@@ -137,6 +138,15 @@ class ElfFile:
             if segment.address <= address < segment.address + segment.file_size:
                 return address - segment.address + segment.offset
         raise ElfError(f"address {address:#x} is not in the file")
+
+    def searched(self, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """What lies at each file offset, so many bytes; raises `ElfError` if it is too much."""
+        left = _MAX_SEARCHED
+        for offset, size in places:
+            left -= size
+            if left < 0:
+                raise ElfError(f"more than {_MAX_SEARCHED} bytes to be looked through")
+            yield self.read(offset, size)
 
     def string(self, index: int) -> str:
         """The dynamic string at `index`; names of symbols and versions are among them."""

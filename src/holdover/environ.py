@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from holdover.errors import MalformedError, UnsupportedError
-from holdover.loaded import PAGE, Loaded, executable, libc, start_up_libraries
+from holdover.loaded import PAGE, Loaded, defining, executable, libc, start_up_libraries
 from holdover.memory import Memory
 from holdover.procfs import Mapping, ProcFs
 
@@ -73,6 +73,7 @@ class Layout:
         """Raises `UnsupportedError` if `environ` cannot be found."""
         self._proc, self._pid, self._maps = proc, pid, maps
         self._executable = executable(proc, pid, maps)
+        self._library = libc(proc, pid, maps)
         self.pointer = self._locate()
 
     def _locate(self) -> int:
@@ -82,11 +83,37 @@ class Layout:
         libc's. A COPY has all of its names; a program's own variable `environ` is no concern of
         libc's.
         """
-        library = libc(self._proc, self._pid, self._maps)
-        found = self._executable.address_of("__environ") or library.address_of("__environ")
+        found = self._executable.address_of("__environ") or self._library.address_of("__environ")
         if found is None:
             raise UnsupportedError(f"process {self._pid}: its libc has no environment")
         return found
+
+    def check_bound(self, memory: Memory) -> None:
+        """Raises `UnsupportedError` if an object has put its own in the place of what is libc's.
+
+        Preloaded libraries may: then libc looks elsewhere, or is not asked. What the loader bound
+        tells. An executable that binds late holds an address of its own until the first call:
+        then whoever could be called counts.
+        """
+        slot = self._library.slot_of("__environ")
+        if slot and memory.read_pointer(slot) != self.pointer:
+            raise UnsupportedError(f"process {self._pid}: libc's environ was replaced by another")
+        if self._asks_another(memory):
+            raise UnsupportedError(f"process {self._pid}: libc's getenv was replaced by another")
+
+    def _asks_another(self, memory: Memory) -> bool:
+        if self._executable.address_of("getenv"):
+            return True
+        slot = self._executable.slot_of("getenv")
+        bound = memory.read_pointer(slot) if slot else 0
+        if not slot or self._is_of(self._library, bound):
+            return False
+        found = defining(self._proc, self._pid, self._maps, "getenv")
+        others = (other for other in found if other.file != self._library.file)
+        return not self._is_of(self._executable, bound) or any(others)
+
+    def _is_of(self, loaded: Loaded, address: int) -> bool:
+        return any(m.start <= address < m.end and m.file == loaded.file for m in self._maps)
 
     def tails(self) -> Iterator[tuple[int, int]]:
         """Unused ends of last pages: of the executable, then of libraries that never go away."""
@@ -109,6 +136,7 @@ def read_environment(
     while True:
         try:
             layout = Layout(proc, pid, maps or proc.maps(pid))
+            layout.check_bound(memory)
             return layout, read_again(memory, layout)
         except UnsupportedError:
             if proc.age(pid) > _STARTING:
@@ -150,14 +178,14 @@ def entry_values(memory: Memory, live: LiveEnvironment, name: str) -> list[bytes
     return [text.removeprefix(wanted) for text in texts if text.startswith(wanted)]
 
 
-def _entries_of(memory: Memory, live: LiveEnvironment, name: str) -> list[int]:
-    texts = zip(live.entries, memory.read_strings(live.entries), strict=True)
+def _entries_of(memory: Memory, entries: tuple[int, ...], name: str) -> list[int]:
+    texts = zip(entries, memory.read_strings(entries), strict=True)
     return [entry for entry, text in texts if text.startswith(name.encode() + b"=")]
 
 
-def room_needed(live: LiveEnvironment, name: str, value: str) -> int:
+def room_needed(entries: int, name: str, value: str) -> int:
     """Bytes for an array with one more entry, its end, and the entry's string."""
-    return 8 * (len(live.entries) + 2) + len(os.fsencode(f"{name}={value}")) + 1
+    return 8 * (entries + 2) + len(os.fsencode(f"{name}={value}")) + 1
 
 
 # -- where there is room ---------------------------------------------------------------------------
@@ -189,10 +217,10 @@ def find_half(
     )
 
 
-def our_entries(memory: Memory, layout: Layout, live: LiveEnvironment, name: str) -> set[int]:
-    """Those entries of the variable whose strings we once wrote."""
+def our_entries(memory: Memory, layout: Layout, entries: tuple[int, ...], name: str) -> set[int]:
+    """Those of the entries that are the variable, and whose strings we once wrote."""
     ours: set[int] = set()
-    named = set(_entries_of(memory, live, name))
+    named = set(_entries_of(memory, entries, name))
     if named:  # else no library has to be looked at
         for start, end in layout.tails():
             if memory.read(start, len(MARK)) == MARK:

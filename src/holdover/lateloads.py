@@ -23,7 +23,7 @@ from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, candidates
 from holdover.loaded import mapped_objects
 from holdover.model import FileId, LateLoad, Module, Needed, Process
-from holdover.procfs import Mapping, ProcFs
+from holdover.procfs import DELETED, Mapping, ProcFs
 from holdover.rooted import RootedLibraries
 from holdover.sight import Sight
 from holdover.trust import distrust, distrust_file
@@ -143,13 +143,16 @@ class LateLoads:
         directories = tuple(Path(name) for name in names if name.startswith("/"))
         executable, namespace = self.proc.file_of(pid, "exe"), self.proc.namespace(pid)
         key = (executable, objects, directories, namespace)
-        if key not in self._sights:
+        if key in self._sights:
+            self._sights[key].files.also_mapped(self.proc, pid)
+        else:
             self._sights[key] = self._look(pid, maps, directories)
         return self._sights[key]
 
     def _look(self, pid: int, maps: Iterable[Mapping], library_path: tuple[Path, ...]) -> Sight:
         with self.proc.open(pid, "exe") as file:
-            executable, machine = read_library(file, Path(self.proc.link(pid, "exe")))
+            path = Path(self.proc.link(pid, "exe").removesuffix(DELETED))
+            executable, machine = read_library(file, path)
             files = self._libraries(machine, ElfFile(file).interpreter)
         mapped = files.mapped(self.proc, pid, maps)
         world = World(executable, start_up(executable, mapped), mapped)

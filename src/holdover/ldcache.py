@@ -21,6 +21,7 @@ _TAG_HWCAPS = 1
 _HWCAP_EXTENSION = 1 << 62
 _HWCAP_INDEX = (1 << 32) - 1
 _BIG_ENDIAN = 3  # in the low two bits of the header's flags
+_OVERLAP = 16  # times the file that its names may have in all: each may be that of many entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,17 @@ def _entries(data: bytes) -> list[CacheEntry]:
     if _HEADER.size + count * _ENTRY.size > len(data):
         raise MalformedError(f"ld.so.cache has no room for {count} entries")
     hwcaps = _hwcaps(data, extension) if extension else []
-    found = []
+    found, left = [], _OVERLAP * len(data)
     table = data[_HEADER.size : _HEADER.size + count * _ENTRY.size]
     for kind, soname, path, _, wanted in _ENTRY.iter_unpack(table):
         if wanted and not wanted & _HWCAP_EXTENSION:
             continue
         name = hwcaps[wanted & _HWCAP_INDEX] if wanted else ""
-        found.append(CacheEntry(_text(data, soname), _text(data, path), kind, name))
+        entry = CacheEntry(_text(data, soname), _text(data, path), kind, name)
+        left -= len(entry.soname) + len(entry.path)
+        if left < 0:
+            raise MalformedError("the names in ld.so.cache overlap")
+        found.append(entry)
     return found
 
 

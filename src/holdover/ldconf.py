@@ -12,7 +12,7 @@ def parse_conf(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     directories: list[str] = []
     includes: list[str] = []
     for line in text.splitlines():
-        words = line.partition("#")[0].split()
+        words = line.partition("#")[0].partition("\0")[0].split()  # C ends a line there
         if words[:1] == ["include"]:
             includes += words[1:]
         elif words and words[0] != "hwcap":

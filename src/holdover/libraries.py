@@ -18,7 +18,13 @@ from typing import BinaryIO
 
 from holdover.dlopened import declared_names
 from holdover.elf import ElfFile
-from holdover.errors import ElfError, MalformedError, OtherMachineError, UnreadableError
+from holdover.errors import (
+    ElfError,
+    MalformedError,
+    OtherMachineError,
+    ProcessError,
+    UnreadableError,
+)
 from holdover.hwcaps import hwcaps_directories
 from holdover.ldcache import parse_cache
 from holdover.ldconf import parse_conf
@@ -34,7 +40,7 @@ __all__ = ["Libraries", "read_library", "CACHE"]
 
 CACHE = Path("/etc/ld.so.cache")
 _PASSED_OVER = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
-_DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]+/\0){2,}")  # as the loader has them
+_DEFAULT_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_/-]{1,250}/\0){2,9}")  # as the loader has them
 
 
 def read_library(file: BinaryIO, path: Path) -> tuple[Library, int]:
@@ -79,6 +85,15 @@ def _no_check() -> None:
     return
 
 
+def _open_mapped(proc: ProcFs, pid: int, library: Library) -> BinaryIO | None:
+    for mapping in proc.maps(pid):
+        if mapping.path.removesuffix(DELETED) == str(library.path):
+            file = proc.open_mapped(pid, mapping)
+            if file is not None and _identity(file) == library.file:
+                return file
+    return None
+
+
 class Libraries:
     """The libraries of this system for processes of one machine type (`EM_*` of elf(5)).
 
@@ -102,6 +117,7 @@ class Libraries:
         self._absent: set[Path] = set()
         self._names: dict[Path, tuple[str, ...]] = {}
         self._sources: dict[FileId, Path] = {}
+        self._others: list[tuple[ProcFs, int]] = []
         self._symbols: dict[FileId, Symbols] = {}
 
     def library(self, path: Path) -> Library | None:
@@ -172,6 +188,10 @@ class Libraries:
                 found.setdefault(library.soname or library.path.name, library)
         return found
 
+    def also_mapped(self, proc: ProcFs, pid: int) -> None:
+        """By another process, which may outlive the one that was looked at."""
+        self._others.append((proc, pid))
+
     def is_same(self, one: Library, other: Library) -> bool:
         """Whether who has the one has the other."""
         return one.file == other.file
@@ -182,6 +202,10 @@ class Libraries:
             with suppress(OSError):
                 file = open_regular(path)
                 if file is not None and _identity(file) == library.file:
+                    return file
+        for proc, pid in self._others:
+            with suppress(ProcessError):  # it ended, too
+                if file := _open_mapped(proc, pid, library):
                     return file
         raise UnreadableError(f"{library.path} was replaced, and cannot be read any more")
 
@@ -242,9 +266,8 @@ class Libraries:
         try:
             with self.loader.open("rb") as file:
                 elf = ElfFile(file)
-                for segment in elf.loads:
-                    found = _DEFAULT_DIRECTORIES.search(elf.read(segment.offset, segment.file_size))
-                    if found:
+                for data in elf.searched((s.offset, s.file_size) for s in elf.loads):
+                    if found := _DEFAULT_DIRECTORIES.search(data):
                         names = found[0].decode().split("\0")
                         return tuple(Path(name) for name in names if name)
         except (OSError, ElfError) as error:

@@ -17,6 +17,7 @@ Source: ld.so(8); glibc's elf/dl-load.c (_dl_map_object) and elf/dl-deps.c.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -251,8 +252,13 @@ def _rpath(node: _Node, system: System) -> Iterator[Path]:
 
 
 def _paths(listed: str, library: Library, system: System) -> Iterator[Path]:
-    for entry in dict.fromkeys(listed.split(":")):
+    for entry in _entries(listed):
         yield Path(_expand(entry, library, system))
+
+
+@lru_cache(maxsize=32)  # else a long list of the same costs as much again for each name
+def _entries(listed: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(listed.split(":")))
 
 
 def _expand(text: str, library: Library, system: System) -> str:

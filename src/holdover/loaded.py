@@ -23,9 +23,10 @@ from holdover.errors import ElfError, UnsupportedError
 from holdover.hashtables import HashedSymbols
 from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs, mapped_name
+from holdover.symbols import slot_of
 
 __all__ = ["Loaded", "StartUp", "executable", "libc", "start_up_libraries", "start_up", "PAGE"]
-__all__ += ["mapped_objects", "is_loaded"]
+__all__ += ["defining", "mapped_objects", "is_loaded"]
 
 PAGE = 4096
 _AT_BASE, _AT_ENTRY = 7, 9
@@ -34,6 +35,7 @@ _LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
 _MAX_PARTS = 64  # mappings and segments of an object; the loader makes about five of each
 _SHARED = re.compile(r"\.so(\.[0-9.]+)?$")
 _LOADER = re.compile(r"/ld[-.][^/]*$")
+_Question = Callable[[BinaryIO], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +61,27 @@ class Loaded:
     anatomy: Anatomy
     file: FileId
     base: int
-    find: Callable[[str], int | None]
-    """Value of a symbol that the object defines."""
+    ask: Callable[[_Question], int | None]
+    """The answer of the object's file."""
 
     def address_of(self, symbol: str) -> int | None:
         """Where the object defines `symbol`, if it does."""
-        found = self.find(symbol)
-        return None if found is None else self.base + found
+        return self._loaded_at(self.ask(_value_of(symbol)))
+
+    def slot_of(self, symbol: str) -> int | None:
+        """Where the loader wrote down where it found `symbol` for the object, if it did."""
+        return self._loaded_at(self.ask(_place_of(symbol)))
+
+    def _loaded_at(self, address: int | None) -> int | None:
+        return None if address is None else self.base + address
 
 
-def _finder(proc: ProcFs, pid: int, name: str) -> Callable[[str], int | None]:
-    return lambda symbol: proc.answer(pid, name, _value_of(symbol))
+def _finder(proc: ProcFs, pid: int, name: str) -> Callable[[_Question], int | None]:
+    return lambda question: proc.answer(pid, name, question)
 
 
 @functools.lru_cache  # the same function each time, or no answer would be known
-def _value_of(symbol: str) -> Callable[[BinaryIO], int | None]:
+def _value_of(symbol: str) -> _Question:
     def read(file: BinaryIO) -> int | None:
         found = HashedSymbols(ElfFile(file)).find(symbol)
         return found.value if found else None
@@ -81,9 +89,18 @@ def _value_of(symbol: str) -> Callable[[BinaryIO], int | None]:
     return read
 
 
+@functools.lru_cache
+def _place_of(symbol: str) -> _Question:
+    return lambda file: slot_of(ElfFile(file), symbol)
+
+
 def executable(proc: ProcFs, pid: int, maps: Sequence[Mapping]) -> Loaded:
     """What the process runs; raises `UnsupportedError` if it is not mapped as the kernel does."""
     anatomy = proc.answer(pid, "exe", _anatomy)
+    if anatomy and _LOADER.search(f"/{anatomy.soname}"):
+        raise UnsupportedError(
+            f"process {pid} was started through the dynamic loader: what it runs cannot be told"
+        )
     entry = _auxiliary(proc, pid).get(_AT_ENTRY)
     mapping = next((m for m in maps if entry and m.start <= entry < m.end), None)
     if anatomy and entry and mapping:
@@ -120,6 +137,14 @@ def start_up_libraries(
     for soname in needed:
         if len(by_soname[soname]) == 1 and not _LOADER.search(f"/{soname}"):
             yield by_soname[soname][0]
+
+
+def defining(proc: ProcFs, pid: int, maps: Sequence[Mapping], symbol: str) -> Iterator[Loaded]:
+    """All objects with code that define it, whoever loaded them."""
+    for mapping, own in _mapped_code(maps):
+        for loaded in _objects(proc, pid, mapping, own):
+            if loaded.address_of(symbol) is not None:
+                yield loaded
 
 
 def mapped_objects(maps: Iterable[Mapping]) -> Iterator[tuple[Mapping, Sequence[Mapping]]]:

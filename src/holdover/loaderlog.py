@@ -15,10 +15,11 @@ __all__ = ["Load", "parse_loads", "last_words"]
 
 _LINE = re.compile(r" *[0-9]+:\t(.*)")
 _ASKED = re.compile(r"file=(.+) \[[0-9]+\];  dynamically loaded by .*")
-_NEEDED = re.compile(r"file=(.+) \[[0-9]+\];  needed by (.+) \[[0-9]+\].*")
+# a line of a megabyte is nobody's, and must not be tried with each of its parts as the first one
+_NEEDED = re.compile(r"file=(?>(.+?) \[[0-9]+\];  needed by )(.+) \[[0-9]+\].*")
 _FOUND = re.compile(r"file=(.+) \[[0-9]+\];  generating link map.*")
 _INIT = re.compile(r"calling init: (.+)")
-_ERROR = re.compile(r".+: error: (?:[^:]+: )?(.+) \((?:fatal|continued)\)")
+_ERROR = re.compile(r"(?>.+?: error: )(?:[^:]+: )?(.+) \((?:fatal|continued)\)")
 
 
 @dataclass(frozen=True, slots=True)

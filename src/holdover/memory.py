@@ -20,6 +20,8 @@ __all__ = ["Memory"]
 _POINTER = struct.Struct("<Q")
 _PAGE = 4096
 _MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN: no longer string enters a process from outside
+_MAX_STRINGS = 1 << 25  # bytes of all; six millions enter from outside, and they may overlap
+_MAX_KEPT = 1 << 12  # pages
 
 
 class Memory:
@@ -84,16 +86,25 @@ class Memory:
     def read_strings(self, addresses: Iterable[int]) -> list[bytes]:
         """The zero-terminated strings that begin there, without the zeros.
 
-        They mostly lie side by side, so each page is read once.
+        They mostly lie side by side, so each page is read once. Raises `MalformedError` if they
+        are too long to be true, each or together.
         """
         pages: dict[int, bytes] = {}
-        return [self._string(address, pages) for address in addresses]
+        found, left = [], _MAX_STRINGS
+        for address in addresses:
+            found.append(self._string(address, pages))
+            left -= len(found[-1])
+            if left < 0:
+                raise MalformedError(f"process {self.pid}: its strings have no end")
+        return found
 
     def _string(self, address: int, pages: dict[int, bytes]) -> bytes:
         data = b""
         while len(data) < _MAX_STRING:
             page, start = divmod(address + len(data), _PAGE)
             if page not in pages:
+                if len(pages) >= _MAX_KEPT:
+                    pages.clear()
                 pages[page] = self.read(page * _PAGE, _PAGE)
             end = pages[page].find(b"\0", start)
             data += pages[page][start : end if end >= 0 else _PAGE]

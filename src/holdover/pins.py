@@ -2,6 +2,7 @@
 """Pins: an operator wants a snapshot kept, whether anybody needs it or not."""
 
 import json
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from holdover.durable import store_errors, write_atomically
 __all__ = ["Pins"]
 
 SCHEMA = "holdover.pin-record/1"
+_MAX = 4096  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Pins:
 
 
 def _created(path: Path, otherwise: float) -> float:
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        return float(json.loads(path.read_text())["created"])
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        with path.open("rb") as file:
+            created = float(json.loads(file.read(_MAX))["created"])
+        return created if math.isfinite(created) else otherwise
     return otherwise

@@ -25,7 +25,9 @@ __all__ += ["Stat", "parse_maps", "parse_stat"]
 
 DELETED = " (deleted)"
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (.+)$", re.MULTILINE)
-_MAX_TEXT = 1 << 26  # bytes: a process may say that its environment is as long as its memory
+_MAX_TEXT = 1 << 26  # bytes
+_MAX_WORDS = 1 << 23  # a process may say that its environment is as long as its memory: exec(2)
+_WORDS = ("environ", "cmdline")  # takes six million bytes of both, and of words without a letter
 T = TypeVar("T")
 _new = tuple.__new__  # what a call of a named tuple's class comes to, without the call
 
@@ -188,9 +190,10 @@ class ProcFs:
             return os.readlink(self.at(pid, name))
 
     def read(self, pid: int, name: str) -> str:
+        most = _MAX_WORDS if name in _WORDS else _MAX_TEXT
         with self._errors(pid, name), open(self.at(pid, name), "rb") as file:
-            raw = file.read(_MAX_TEXT)
-        if len(raw) == _MAX_TEXT:
+            raw = file.read(most)
+        if len(raw) == most:
             raise UnreadableError(f"process {pid}: {name} is longer than any real one")
         if not raw and name in ("maps", "stat"):
             raise VanishedError(f"process {pid} ended")  # a zombie has no memory any more

@@ -10,18 +10,19 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdover.errors import RefusedError
+from holdover.errors import BudgetError, RefusedError
 
 __all__ = ["Monitor", "Command"]
 
 Command = Mapping[str, Any]
 """`execute`, and `arguments` if it takes any."""
 T = TypeVar("T")
+_PARTING = 1.0  # seconds for each step of taking leave
 
 
 class Monitor:
@@ -37,11 +38,20 @@ class Monitor:
             raise RefusedError(
                 "the Python package qemu.qmp is not installed", hint="pip install qemu.qmp"
             ) from error
-        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what goes wrong is told by us
+        for told_by_us in ("qemu.qmp", "asyncio"):
+            logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
         self._path = path
         self._pid = pid
         self._seconds = seconds
-        self._client = QMPClient("holdover")
+
+        class Client(QMPClient):
+            """What was read at once is not worked off at once: the clock has its turn."""
+
+            async def _on_message(self, msg: Any) -> None:
+                await asyncio.sleep(0)
+                await super()._on_message(msg)
+
+        self._client = Client("holdover")
         self._client.events.event_filter = lambda _: False
 
     def open(self) -> None:
@@ -51,13 +61,17 @@ class Monitor:
         try:
             self._wait(self._client.connect(connection))
         except BaseException:
+            self.close()
             connection.close()
-            self._loop.close()
             raise
 
     def close(self) -> None:
         with suppress(Exception):  # it hung up first, or hangs
-            self._loop.run_until_complete(asyncio.wait_for(self._client.disconnect(), 1))
+            self._within(self._client.disconnect(), _PARTING)
+        if left := asyncio.all_tasks(self._loop):
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.wait(left, timeout=_PARTING))
         self._loop.close()
 
     def ask(self, command: Command) -> str:
@@ -71,19 +85,28 @@ class Monitor:
             return str(error) or "it failed"
         return ""
 
-    def _wait(self, answer: Awaitable[T]) -> T:
-        from qemu.qmp import ExecuteError, QMPError
+    def _wait(self, answer: Coroutine[Any, Any, T]) -> T:
+        from qemu.qmp import ExecuteError
 
         left = max(0.0, self._deadline - self._loop.time())
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(answer, left))
+            return self._within(answer, left)
         except TimeoutError as error:
             text = f"its monitor does not answer within {self._seconds:.0f} s"
             raise RefusedError(text, hint="another client may be connected to it") from error
-        except ExecuteError:
+        except (ExecuteError, BudgetError):
             raise
-        except (QMPError, EOFError, OSError, ValueError, RecursionError) as error:
+        except Exception as error:  # the library asserts that nobody hangs up in the wrong moment
             raise RefusedError(f"its monitor makes no sense: {error!r:.200}") from error
+
+    def _within(self, answer: Coroutine[Any, Any, T], seconds: float) -> T:
+        """`asyncio.wait_for` would wait for ever for a task that does not let itself be stopped."""
+        task = self._loop.create_task(answer)
+        self._loop.run_until_complete(asyncio.wait([task], timeout=seconds))
+        if not task.done():
+            task.cancel()
+            raise TimeoutError
+        return task.result()
 
 
 def _connect(path: Path, pid: int, seconds: float) -> socket.socket:

@@ -103,6 +103,7 @@ def rescue(
                 found = [item for item in needy if item.process.build.build_id in holdover.rescued]
                 found = [item for item in found if not done.is_settled(item)]
                 _carry_out(done, holdover, Aim.CATCH_UP, found, rehearse=rehearse)
+                _tell_of_the_rest(done, holdover, found)
     except HoldoverError as error:  # what was done before it is told all the same
         done.fail((item for item in needy if not done.is_settled(item)), error)
     holdover.rescued.clear()
@@ -111,6 +112,19 @@ def rescue(
     except HoldoverError as error:
         done.take_note(error)
     return done
+
+
+def _tell_of_the_rest(done: Rescue, holdover: Holdover, items: Iterable[Item]) -> None:
+    """Whom all that was found does not serve."""
+    for item in items:
+        if done.is_settled(item):
+            continue
+        process = done.outcomes[item.process.id.pid].process
+        if holdover.proc.is_alive(process.id):
+            reason = process.unforeseen or "what was found does not serve it"
+        else:
+            reason = "it ended meanwhile"
+        done.fail([item], RefusedError(reason))
 
 
 def _as_it_is(item: Item) -> Outcome:

@@ -22,6 +22,7 @@ __all__ = ["run", "Done", "reading", "end_of_output", "watch", "Watched", "backg
 __all__ += ["ENVIRONMENT"]
 
 Done = subprocess.CompletedProcess[str]
+_MOST_WATCHED = 1 << 24  # bytes
 
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -124,29 +125,52 @@ class Watched:
 
     output: str
     code: int | None
-    """None if its time was up."""
+    """None if its time was up, or if it wrote more than anybody will read."""
 
 
-def watch(*command: str, text: str, timeout: float) -> Watched:
-    """Run a command that may fail or hang; after `timeout` seconds it is killed.
+def watch(*command: str, text: str, timeout: float, most: int = _MOST_WATCHED) -> Watched:
+    """Run a command that may fail or hang; after `timeout` seconds, or `most` bytes, it is killed.
 
     Raises `CommandError` if it cannot be started.
     """
+    deadline = time.monotonic() + timeout
+    with tempfile.TemporaryFile() as heard:
+        heard.write(text.encode())
+        heard.seek(0)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=heard,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(ENVIRONMENT),
+            )
+        except FileNotFoundError as error:
+            raise CommandError(f"{command[0]} is not installed") from error
     try:
-        done = subprocess.run(
-            command,
-            input=text.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(ENVIRONMENT),
-            timeout=timeout,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise CommandError(f"{command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        return Watched((error.output or b"").decode("utf-8", "replace"), None)
-    return Watched(done.stdout.decode("utf-8", "replace"), done.returncode)
+        output, ended = _beginning(process, deadline, most)
+        code = process.wait(max(0.0, deadline - time.monotonic())) if ended else None
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        process.kill()
+        process.communicate()
+    return Watched(output.decode("utf-8", "replace"), code)
+
+
+def _beginning(process: subprocess.Popen[bytes], deadline: float, most: int) -> tuple[bytes, bool]:
+    """What it writes until then, and whether that is all."""
+    assert process.stdout is not None
+    output = bytearray()
+    while len(output) < most:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            return bytes(output), False
+        block = os.read(process.stdout.fileno(), 1 << 16)
+        if not block:
+            return bytes(output), True
+        output += block
+    return bytes(output), False
 
 
 @contextmanager

@@ -179,7 +179,7 @@ class Stderr:
 
 
 def _mount_of(fdinfo: str) -> int:
-    found = re.search(r"^mnt_id:\s*([0-9]+)$", fdinfo, re.MULTILINE)
+    found = re.search(r"^mnt_id:\s*([0-9]{1,19})$", fdinfo, re.MULTILINE)
     if found is None:
         raise MalformedError("fdinfo names no mount")
     return int(found[1])

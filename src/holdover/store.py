@@ -278,7 +278,7 @@ class Store:
     def leases(self) -> tuple[Lease, ...]:
         """All leases, of the living and the dead."""
         with store_errors("read the leases"):
-            return tuple(_read_all(parse_lease, self._leases, "[0-9]*-[0-9]*-*"))
+            return tuple(_read_all(parse_lease, self._leases, "[0-9]*-[0-9]*-*", DamagedError))
 
     def leases_of(self, process: ProcessId) -> tuple[Lease, ...]:
         """The same of one process."""
@@ -367,11 +367,16 @@ def _quick_damage(snapshot: Snapshot, view: Path) -> str:
     return ""
 
 
-def _read_all(read: Callable[[Path], T], directory: Path, pattern: str) -> list[T]:
-    """What is there; readers take no lock, so a file may go while they look."""
+def _read_all(
+    read: Callable[[Path], T], directory: Path, pattern: str, *none: type[Exception]
+) -> list[T]:
+    """What is there; readers take no lock, so a file may go while they look.
+
+    `none` is what is raised for a file that is none of these.
+    """
     found = []
     for path in sorted(directory.glob(pattern)):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, *none):
             found.append(read(path))
     return found
 

@@ -6,16 +6,17 @@ Source: the System V gABI, chapter 5; the Linux Standard Base, "Symbol Versionin
 elf/dl-lookup.c (check_match).
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdover.elf import DT_RELA, DT_RELASZ, DT_STRSZ, DT_SYMTAB, SHN_UNDEF, ElfFile
+from holdover.elf import DT_RELA, DT_RELASZ, DT_STRSZ, DT_STRTAB, DT_SYMTAB, SHN_UNDEF, ElfFile
 from holdover.errors import ElfError
 from holdover.hashtables import HashedSymbols
 from holdover.versions import VERSION_MASK, version_names
 
-__all__ = ["Wanted", "Symbols", "read_symbols"]
+__all__ = ["Wanted", "Symbols", "read_symbols", "slot_of"]
 
 DT_RELACOUNT, DT_PLTRELSZ, DT_JMPREL, DT_VERSYM = 0x6FFFFFF9, 2, 23, 0x6FFFFFF0
 STB_LOCAL, STB_WEAK = 0, 2
@@ -62,19 +63,36 @@ def read_symbols(elf: ElfFile) -> Symbols:
     return Symbols(found, offered)
 
 
+def slot_of(elf: ElfFile, name: str) -> int | None:
+    """Address of a pointer that the loader sets to where it found the symbol, or None.
+
+    Relative to the load base. Raises `ElfError` if a table is malformed.
+    """
+    table = _Table(elf)
+    named = table.places_of(name)  # executables have tens of thousands of names
+    for place, index, addend in _relocations(elf) if named else ():
+        if not addend and table.name_at(index) in named:
+            return place
+    return None
+
+
 def _relocated(elf: ElfFile) -> Iterator[int]:
     """Indices of symbols that relocations name, each once."""
-    tags, seen = elf.tags, {0}
+    yield from dict.fromkeys(index for _, index, _ in _relocations(elf))
+
+
+def _relocations(elf: ElfFile) -> Iterator[tuple[int, int, int]]:
+    """Of those that name a symbol: the place, the symbol's index, the addend."""
+    tags = elf.tags
     for start, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
         if start not in tags:
             continue
         skip = tags.get(DT_RELACOUNT, 0) * _RELA.size if start == DT_RELA else 0
         at, length = tags[start] + skip, tags.get(size, 0) - skip
         data = _table(elf, at, length // _RELA.size * _RELA.size) if length > 0 else b""
-        for _, info, _ in _RELA.iter_unpack(data):
-            if (index := info >> 32) not in seen:
-                seen.add(index)
-                yield index
+        for place, info, addend in _RELA.iter_unpack(data):
+            if index := info >> 32:
+                yield place, index, addend
 
 
 def _table(elf: ElfFile, address: int, size: int) -> bytes:
@@ -90,7 +108,16 @@ class _Table:
         self.elf = elf
         self.versioned = DT_VERSYM in elf.tags
         self.versions = version_names(elf) if self.versioned else {}
-        self.text_left = 4 * min(elf.tags.get(DT_STRSZ, 0), _MAX_TABLE)  # names seldom overlap
+        self.text_left = min(4 * elf.tags.get(DT_STRSZ, 0), _MAX_TABLE)  # names seldom overlap
+
+    def places_of(self, name: str) -> set[int]:
+        """Where the name is among the strings; it may be the end of another one."""
+        start, size = self.elf.tags.get(DT_STRTAB, 0), self.elf.tags.get(DT_STRSZ, 0)
+        text = _table(self.elf, start, size) if size else b""
+        return {found.start() for found in re.finditer(re.escape(name.encode()) + b"\0", text)}
+
+    def name_at(self, index: int) -> int:
+        return self._symbol(index)[0]
 
     def wanted(self, index: int) -> Wanted | None:
         """The symbol, if it is not defined here and something breaks without it."""

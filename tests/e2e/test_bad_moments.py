@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests that are met at a bad moment: debugged, without a way to the store, about to end."""
 
+import itertools
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from lab import Lab
+from lab.outcomes import Record
 
 from holdover.demo.guest import ATTACHED, DIED, PROBES, REFUSED, Guest
 
@@ -91,3 +94,51 @@ def test_holdover_that_is_killed_leaves_the_guest_whole(lab: Lab) -> None:
     assert list(lab.path("/usr/lib/holdover/staging").iterdir()) == []
     lab.upgrade()
     assert {guest.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+
+
+# it is killed right after its nth write into another process's memory
+FATAL = """
+import os, signal, sys
+from holdover.cli.main import main
+from holdover.memory import Memory
+left, write = int(sys.argv[1]), Memory.write
+def fatal(self, address, data):
+    global left
+    write(self, address, data)
+    left -= 1
+    if not left: os.kill(os.getpid(), signal.SIGKILL)
+Memory.write = fatal
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def kills(lab: Lab, *words: str) -> Iterator[None]:
+    """Comes by after each kill, until a run comes to its end."""
+    for number in itertools.count(1):
+        done = lab.run("python3", "-c", FATAL, str(number), *words)
+        if done.returncode == 0:
+            return
+        assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), done.stderr
+        yield
+
+
+def test_holdover_killed_after_each_write_into_a_guest_leaves_it_whole(
+    lab: Lab, record: Record
+) -> None:
+    guest, twin = Guest.start(lab.root, "guest"), Guest.start(lab.root, "twin")
+    killed = {"protect": 0, "release": 0}
+    for command in killed:
+        for _ in kills(lab, command, str(guest.pid)):
+            killed[command] += 1
+            assert lab.status(guest.pid)["state"] in ("current", "protected")
+    assert set(killed.values()) == {3}
+    assert lab.holdover("protect", str(guest.pid)).returncode == 0
+    lab.upgrade()
+    assert {guest.probe_twice(what) for what in PROBES} == {(ATTACHED, ATTACHED)}
+    assert (twin.probe("https disk"), twin.probe("https disk")) == (REFUSED, DIED)
+    record(
+        "holdover killed after each write into a QEMU guest",
+        f"{killed['protect']} kills of protect, {killed['release']} of release: the next run works,"
+        " and after the upgrade the guest attaches all disks",
+        "",
+    )

@@ -130,8 +130,7 @@ class Scratch:
         )
         self.pid = self._popen.pid
 
-    @staticmethod
-    def command() -> list[str]:
+    def command(self) -> list[str]:
         return [os.path.realpath(sys.executable), "-I", "-S", "-c", AGENT]
 
     def __enter__(self) -> Self:

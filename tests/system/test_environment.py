@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lab.outcomes import Record
 from system.scratch import VARIABLE, Scratch, running, until
 
 from holdover.elf import ElfFile
@@ -110,7 +111,7 @@ def test_last_delivery_counts_however_many_there_were(target: Scratch) -> None:
 
 def test_threads_that_read_all_the_time_see_the_old_or_the_new_value(target: Scratch) -> None:
     target.ask(f"keep(busy=Busy(lambda: (getenv({VARIABLE!r}), getenv('EDITOR')), threads=4))")
-    for number in range(200):
+    for number in range(60):
         target.deliver(VIEWS[number % 2])
     seen = target.ask("busy.end()")
     assert isinstance(seen, set)
@@ -189,7 +190,9 @@ def test_programs_that_it_executes_inherit_the_value(target: Scratch) -> None:
     assert target.ask(f"output('printenv', {VARIABLE!r})") == f"{VIEWS[0]}\n".encode()
 
 
-def test_child_forked_before_a_delivery_is_not_touched_by_it(target: Scratch) -> None:
+def test_child_forked_before_a_delivery_is_not_touched_by_it(
+    target: Scratch, record: Record
+) -> None:
     target.deliver(VIEWS[0])
     target.ask("keep(child=Child())")
     target.deliver(VIEWS[1])
@@ -197,6 +200,7 @@ def test_child_forked_before_a_delivery_is_not_touched_by_it(target: Scratch) ->
     assert target.ask(f"child.getenv({VARIABLE!r})") == VIEWS[0].encode()
     target.release()
     assert target.ask(f"child.getenv({VARIABLE!r})") == VIEWS[0].encode()
+    record("a child that was forked before", "not touched", "")
 
 
 def test_delivery_to_a_child_is_not_seen_by_its_parent(target: Scratch) -> None:
@@ -215,7 +219,7 @@ def test_delivery_to_a_child_is_not_seen_by_its_parent(target: Scratch) -> None:
 @pytest.mark.parametrize("write", [MARK, IMAGE, POINTER])
 @pytest.mark.parametrize("earlier", [0, 1, 2])
 def test_child_forked_in_mid_delivery_has_the_old_value(
-    target: Scratch, before: Before, write: int, earlier: int
+    target: Scratch, before: Before, write: int, earlier: int, record: Record
 ) -> None:
     old = [None, *VIEWS][earlier]
     for view in VIEWS[:earlier]:
@@ -225,31 +229,43 @@ def test_child_forked_in_mid_delivery_has_the_old_value(
     assert target.ask(f"child.getenv({VARIABLE!r})") == (old.encode() if old else None)
     assert target.ask("child.getenv('EDITOR')") == b"vi"
     assert target.getenv() == "/run/new"
+    record("fork between two writes of a delivery", "delivered; the child keeps the old value", "")
 
 
 # -- stopped, traced, confined ---------------------------------------------------------------------
 
 
-def test_process_stopped_in_a_system_call_is_delivered_to_again_and_again(target: Scratch) -> None:
+def test_process_stopped_in_a_system_call_is_delivered_to_again_and_again(
+    target: Scratch, record: Record
+) -> None:
     target.stop()  # while it waits for a question
     for view in VIEWS * 3:
         target.deliver(view)
     target.signal(signal.SIGCONT)
     assert target.getenv() == VIEWS[-1]
+    record("a process stopped in a system call", "delivered", "")
 
 
 def test_process_stopped_in_its_code_is_delivered_to_until_a_half_would_be_used_again(
-    target: Scratch,
+    target: Scratch, record: Record
 ) -> None:
     target.send("all(True for _ in iter(int, 1))")
     target.stop_in_its_code()
     target.deliver(VIEWS[0])
     target.deliver(VIEWS[1])
-    with unchanged(target), pytest.raises(RefusedError, match="halted in the middle of its code"):
+    with (
+        unchanged(target),
+        pytest.raises(RefusedError, match="halted in the middle of its code") as refused,
+    ):
         target.deliver(VIEWS[0])
     target.signal(signal.SIGCONT)
     until(lambda: target.state() != "T")
     target.deliver(VIEWS[0])
+    record(
+        "a process stopped in its code, after two deliveries",
+        "refused until it runs",
+        refused.value.message,
+    )
 
 
 @contextmanager
@@ -264,11 +280,12 @@ def traced(pid: int) -> Iterator[None]:
     assert trace(TRACE_DETACH, pid, None, None) == 0
 
 
-def test_process_that_is_being_debugged_is_delivered_to(target: Scratch) -> None:
+def test_process_that_is_being_debugged_is_delivered_to(target: Scratch, record: Record) -> None:
     with traced(target.pid):
         assert target.state() == "t"
         target.deliver(VIEWS[0])
     assert target.getenv() == VIEWS[0]
+    record("a process that a debugger has halted", "delivered", "")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +313,7 @@ def test_confined_process_is_delivered_to(target: Scratch, confine: str) -> None
     assert target.getenv() is None
 
 
-def test_process_without_address_randomization_is_delivered_to() -> None:
+def test_process_without_address_randomization_is_delivered_to(record: Record) -> None:
     """Its heap begins right behind .bss."""
     if run("setarch", "-R", "true", check=False).returncode != 0:
         pytest.skip("addresses are always randomized here")
@@ -306,6 +323,7 @@ def test_process_without_address_randomization_is_delivered_to() -> None:
             target.deliver(view)
             assert target.getenv() == view
         assert target.ask("busy.end()") == {100000}
+    record("no address randomization, memory allocated all the time", "delivered", "")
 
 
 # -- it is no longer that process ------------------------------------------------------------------
@@ -313,10 +331,10 @@ def test_process_without_address_randomization_is_delivered_to() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("read", n) for n in range(6)] + [("write", n) for n in (MARK, IMAGE, POINTER)],
+    [("read", n) for n in range(8)] + [("write", n) for n in (MARK, IMAGE, POINTER)],
 )
 def test_program_executed_in_mid_delivery_is_never_written_to(
-    target: Scratch, before: Before, kind: str, number: int
+    target: Scratch, before: Before, kind: str, number: int, record: Record
 ) -> None:
     """It has the pid, the start time and the executable of the one that we looked at."""
     memory: dict[int, bytes] = {}
@@ -326,18 +344,26 @@ def test_program_executed_in_mid_delivery_is_never_written_to(
         memory.update(target.writable_memory())
 
     before(kind, number, replace_it)
-    with pytest.raises(VanishedError):
+    with pytest.raises(VanishedError) as refused:
         target.deliver(VIEWS[0])
     assert memory
     assert target.writable_memory() == memory
     assert target.getenv() is None
+    record(
+        "exec between any two reads or writes",
+        "refused, successor not written to",
+        refused.value.message,
+    )
 
 
-def test_pid_that_is_another_processs_now_is_not_written_to(target: Scratch) -> None:
+def test_pid_that_is_another_processs_now_is_not_written_to(
+    target: Scratch, record: Record
+) -> None:
     found = target.process
     target.process = replace(found, id=ProcessId(found.id.pid, found.id.start_time - 1))
-    with unchanged(target), pytest.raises(VanishedError, match="another's"):
+    with unchanged(target), pytest.raises(VanishedError, match="another's") as refused:
         target.deliver(VIEWS[0])
+    record("a pid that is another process's now", "refused", refused.value.message)
 
 
 def test_other_executable_than_the_one_that_was_seen_is_not_written_to(target: Scratch) -> None:
@@ -350,15 +376,16 @@ def test_other_executable_than_the_one_that_was_seen_is_not_written_to(target: S
     ("kind", "number"), [("read", 0), ("read", 3), ("write", MARK), ("write", POINTER)]
 )
 def test_process_killed_in_mid_delivery_has_vanished(
-    target: Scratch, before: Before, kind: str, number: int
+    target: Scratch, before: Before, kind: str, number: int, record: Record
 ) -> None:
     def kill() -> None:
         target.signal(signal.SIGKILL)
         until(lambda: target.state() == "Z")
 
     before(kind, number, kill)
-    with pytest.raises(VanishedError):
+    with pytest.raises(VanishedError) as refused:
         target.deliver(VIEWS[0])
+    record("a process that ends between two reads or writes", "refused", refused.value.message)
 
 
 def test_process_that_ended_has_vanished(target: Scratch) -> None:
@@ -401,11 +428,14 @@ def test_process_that_cleared_its_environment_is_unsupported(target: Scratch) ->
         target.deliver(VIEWS[0])
 
 
-def test_environment_that_needs_more_than_there_is_is_unsupported(target: Scratch) -> None:
+def test_environment_that_needs_more_than_there_is_is_unsupported(
+    target: Scratch, record: Record
+) -> None:
     target.ask("fill(1000)")
-    with unchanged(target), pytest.raises(UnsupportedError, match="no room"):
+    with unchanged(target), pytest.raises(UnsupportedError, match="no room") as refused:
         target.deliver(VIEWS[0])
     assert target.getenv("FILL_999") == "x"
+    record("an environment that is larger than any room", "refused", refused.value.message)
 
 
 def test_bytes_that_somebody_uses_after_all_are_left_alone(target: Scratch) -> None:
@@ -416,7 +446,7 @@ def test_bytes_that_somebody_uses_after_all_are_left_alone(target: Scratch) -> N
         target.deliver(VIEWS[0])
 
 
-def test_statically_linked_program_comes_to_no_harm() -> None:
+def test_statically_linked_program_comes_to_no_harm(record: Record) -> None:
     """ldconfig, held up by a pipe that is full."""
     command = next(
         filter(os.access_x if False else shutil.which, ("ldconfig", "/sbin/ldconfig")), None
@@ -429,10 +459,11 @@ def test_statically_linked_program_comes_to_no_harm() -> None:
         os.close(writer)
         with open(reader, "rb") as pipe:
             until(lambda: ProcFs().stat(static.pid).state == "S")
-            with pytest.raises(UnsupportedError, match="glibc"):
+            with pytest.raises(UnsupportedError, match="glibc") as refused:
                 environment.deliver(ProcFs(), running(static.pid), VARIABLE, Path(VIEWS[0]))
             assert b"libc.so.6" in pipe.read()
     assert static.returncode == 0
+    record("ldconfig, a static program of the system", "refused", refused.value.message)
 
 
 # -- what the red team found -----------------------------------------------------------------------
@@ -497,7 +528,7 @@ def belongs_to(target: Scratch, address: int, directory: Path) -> bool:
 
 
 def test_room_is_never_taken_from_a_library_that_can_go_away(
-    target: Scratch, tmp_path: Path
+    target: Scratch, tmp_path: Path, record: Record
 ) -> None:
     """A second file with the soname of a start-up library is loaded, and unloaded later."""
     target.ask("keep(loaded=[])")
@@ -513,6 +544,11 @@ def test_room_is_never_taken_from_a_library_that_can_go_away(
         target.deliver(VIEWS[0])
     target.ask("[libc.dlclose(ctypes.c_void_p(handle)) for handle in loaded]")
     assert target.getenv("EDITOR") == "vi"
+    record(
+        "a second file with the soname of a start-up library, unloaded later",
+        "room is never taken there",
+        "",
+    )
 
 
 @pytest.mark.parametrize("change", ["setenv('EDITOR', 'ed')", "libc.unsetenv(b'EDITOR')"])

@@ -329,3 +329,8 @@ def test_packages_are_matched_whole(package: str, named: bool) -> None:
 def test_nothing_names_nothing() -> None:
     assert not names_any([], ["*"])
     assert not names_any(["qemu"], [])
+
+
+def test_package_that_is_named_again_has_no_more_files(tmp_path: Path) -> None:
+    (tmp_path / "qemu.list").write_text("/usr/bin/kvm\n")
+    assert changed_files([("qemu", "amd64")] * 1000, str(tmp_path)) == "/usr/bin/kvm\n"

@@ -19,6 +19,7 @@ from unit.elf_images import (
     build_id_note,
     opened,
 )
+from unit.hostile import sparse
 
 from holdover.builds import read_build, read_module_names, read_module_stamp
 from holdover.elf import DT_RELA, DT_RELASZ
@@ -261,3 +262,17 @@ def test_changed_bytes_are_answered_or_refused(offset: int, new: bytes) -> None:
                 read(file, QEMU)
             except ElfError:
                 continue
+
+
+def test_constants_of_a_sparse_file_are_not_gigabytes(tmp_path: Path) -> None:
+    """Each segment is as large as a file may have one, and there are many of them."""
+    many = [RawSegment(1, 4, 0, 1 << 40, 1 << 27, 1 << 27)] * 8
+    path = sparse(tmp_path / "qemu", bytes(Image(extra_segments=many)), 1 << 31)
+    for read in (read_build, read_module_names):
+        with path.open("rb") as file, pytest.raises(ElfError, match="to be looked through"):
+            read(file, QEMU)
+
+
+def test_version_that_has_no_end_is_none() -> None:
+    """It would take hours to look for its end from each of its beginnings."""
+    assert QEMU.version.search(b" 1.1.1 (" * 50_000) is None

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a log says about a load that failed for good, and what it leaves open."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.complaints import Said, failed_load, of_this_run
+from holdover.complaints import Log, Said, failed_load, of_this_run
 from holdover.errors import UnreadableError
 from holdover.programs import load_programs
 
@@ -102,3 +103,9 @@ def test_a_start_at_no_time_is_nobodys() -> None:
     log = b"2026-13-45 99:99:99.000+0000: starting up libvirt version: 9.0.0\n"
     with pytest.raises(UnreadableError, match="not its own"):
         of_this_run(log, QEMU.logs, STARTED)
+
+
+def test_start_at_a_time_that_no_clock_has_is_anothers() -> None:
+    log = Log("/x/{}", re.compile(rb"\n(\S+): started"))
+    with pytest.raises(UnreadableError, match="not its own"):
+        of_this_run(b"0001-01-01T00:00:00: started", [log], STARTED)

@@ -180,7 +180,7 @@ def test_what_cannot_be_read_in_a_moment_is_not_waited_for(etc: Etc) -> None:
     assert config.hook_budget == 7
     assert [problem.partition(" is ignored: ")[2] for problem in config.problems] == [
         "it is no regular file",
-        "it has more than 256 KiB",
+        "it has more than 64 KiB",
     ]
 
 
@@ -311,3 +311,16 @@ def test_a_program_that_is_not_known_is_told(capsys: pytest.CaptureFixture[str])
     read_config(options("status", "-o", "programs.disabled=qemu,qmeu"))
     told = capsys.readouterr().err
     assert told == "holdover: command line: programs.disabled names 'qmeu', which is not known\n"
+
+
+def test_line_without_end_is_not_read(etc: Etc) -> None:
+    """A name of many thousand parts would be compared with itself again and again."""
+    etc.main.write_text("a." * 3000 + "a = 1\n")
+    config = etc.load()
+    (problem,) = config.problems
+    assert problem.endswith("it has a line of more than 4 KiB")
+
+
+def test_who_has_read_fifty_problems_has_read_enough(etc: Etc) -> None:
+    etc.main.write_text("".join(f"a{number} = 1\n" for number in range(4000)))
+    assert len(etc.load().problems) == 50

@@ -11,7 +11,7 @@ from unit.elf_images import Image, build_id_note
 
 from holdover.errors import CommandError
 from holdover.packages.fetch import PackageFile, Sources, Wanted, apt, debuginfod
-from holdover.packages.fetch.debuginfod import modules_by_build_id
+from holdover.packages.fetch.debuginfod import file_name, modules_by_build_id
 from holdover.run import ENVIRONMENT
 
 DIRECTORY = Path("/usr/lib/qemu")
@@ -164,3 +164,9 @@ def test_build_ids_of_another_archive_are_not_asked_for(
     made.pop()
     assert fetch._by_build_id() is None
     assert len(asked) == 1
+
+
+def test_answer_with_a_million_blanks_is_read_at_once() -> None:
+    assert file_name("x-debuginfod-file:" + " " * 1_000_000 + "!") == ""
+    assert file_name("X-DEBUGINFOD-FILE: /usr/lib/qemu/block-rbd.so\r\n") == "block-rbd.so"
+    assert file_name("x-debuginfod-file:block-rbd.so\n") == "block-rbd.so"

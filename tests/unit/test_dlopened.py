@@ -2,12 +2,13 @@
 """What an object opens by name: as it declares it, and as its constants suggest."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.elf_images import PF_R, PF_W, Image, build_id_note, dlopen_note, opened
-from unit.hostile import refusal
+from unit.elf_images import PF_R, PF_W, Image, RawSegment, build_id_note, dlopen_note, opened
+from unit.hostile import refusal, sparse
 
 from holdover.dlopened import declared_names, suggested_names
 from holdover.elf import ElfFile
@@ -166,3 +167,10 @@ def test_what_it_needs_anyway_and_itself_are_no_suggestions() -> None:
 
 def test_variables_are_no_constants() -> None:
     assert suggested(NAMES, "dlopen", flags=PF_R | PF_W) == ()
+
+
+def test_names_are_not_looked_for_in_gigabytes(tmp_path: Path) -> None:
+    many = [RawSegment(1, 4, 0, 1 << 40, 1 << 27, 1 << 27)] * 8
+    path = sparse(tmp_path / "x.so", bytes(Image(extra_segments=many)), 1 << 31)
+    with path.open("rb") as file, pytest.raises(ElfError, match="to be looked through"):
+        suggested_names(ElfFile(file), frozenset(["dlopen"]))

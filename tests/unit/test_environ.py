@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.environ import Half, LiveEnvironment, array_image, room_needed
+from holdover.environ import Half, array_image, room_needed
 
 AREA = 0x5555_0000_1000
 ADDRESSES = st.integers(1, 2**64 - 1)
@@ -22,10 +22,6 @@ SPARE = st.integers(0, 1024)
 
 def half_of(size: int) -> Half:
     return Half(AREA, AREA + 8, size)
-
-
-def live_with(entries: tuple[int, ...]) -> LiveEnvironment:
-    return LiveEnvironment(0x2000, entries)
 
 
 def string_of(name: str, value: str) -> bytes:
@@ -44,14 +40,13 @@ def test_the_room_needed_is_the_room_that_is_used(
     entries: tuple[int, ...], name: str, value: str
 ) -> None:
     string = string_of(name, value)
-    need = room_needed(live_with(entries), name, value)
+    need = room_needed(len(entries), name, value)
     assert need == 8 * (len(entries) + 2) + len(string)
     assert len(array_image(half_of(need), entries, string)) == need
 
 
 def test_room_is_counted_in_bytes_and_not_in_characters() -> None:
-    live = live_with(())
-    assert room_needed(live, "A", "éé") == room_needed(live, "A", "eeee")
+    assert room_needed(0, "A", "éé") == room_needed(0, "A", "eeee")
 
 
 # -- layout ----------------------------------------------------------------------------------------
@@ -61,7 +56,7 @@ def test_room_is_counted_in_bytes_and_not_in_characters() -> None:
 def test_a_layout_is_exactly_as_long_as_its_half(
     entries: tuple[int, ...], name: str, value: str, spare: int
 ) -> None:
-    half = half_of(room_needed(live_with(entries), name, value) + spare)
+    half = half_of(room_needed(len(entries), name, value) + spare)
     assert len(array_image(half, entries, string_of(name, value))) == half.size
 
 
@@ -69,7 +64,7 @@ def test_a_layout_is_exactly_as_long_as_its_half(
 def test_the_pointers_come_first_in_their_order_and_end_with_zero(
     entries: tuple[int, ...], name: str, value: str, spare: int
 ) -> None:
-    half = half_of(room_needed(live_with(entries), name, value) + spare)
+    half = half_of(room_needed(len(entries), name, value) + spare)
     found = pointers(array_image(half, entries, string_of(name, value)), len(entries) + 2)
     assert found[1:] == (*entries, 0)
 
@@ -79,7 +74,7 @@ def test_the_first_pointer_leads_to_the_string_at_the_end(
     entries: tuple[int, ...], name: str, value: str, spare: int
 ) -> None:
     string = string_of(name, value)
-    half = half_of(room_needed(live_with(entries), name, value) + spare)
+    half = half_of(room_needed(len(entries), name, value) + spare)
     image = array_image(half, entries, string)
     (first,) = pointers(image, 1)
     assert half.holds(first)
@@ -93,7 +88,7 @@ def test_all_between_array_and_string_is_zero(
     entries: tuple[int, ...], name: str, value: str, spare: int
 ) -> None:
     string = string_of(name, value)
-    half = half_of(room_needed(live_with(entries), name, value) + spare)
+    half = half_of(room_needed(len(entries), name, value) + spare)
     image = array_image(half, entries, string)
     between = image[8 * (len(entries) + 1) : half.size - len(string)]
     assert len(between) == 8 + spare

@@ -307,3 +307,34 @@ def test_command_that_fails_at_its_end_is_an_error() -> None:
     assert failed.value.hint == "why"
     with pytest.raises(CommandError, match="not installed"), reading("/no/such/program"):
         pass
+
+
+def archive_of(*members: tarfile.TarInfo) -> io.BytesIO:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    packed.seek(0)
+    return packed
+
+
+def everything(_: str) -> bool:
+    return True
+
+
+def test_path_of_a_thousand_directories_is_passed_over(tmp_path: Path) -> None:
+    """Neither could be made, or removed again, without as many calls of a function."""
+    deep = tarfile.TarInfo("usr/lib/" + "a/" * 1900 + "x.so")
+    steps = [tarfile.TarInfo("usr/lib/" + "b/" * depth) for depth in (60, 120, 180)]
+    for step in steps:
+        step.type = tarfile.DIRTYPE
+    assert unpack(archive_of(deep, *steps), tmp_path, everything) == ()
+    assert len(list(tmp_path.rglob("*"))) < 70
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_header_before_a_header_is_not_read_whatever_its_size(tmp_path: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 20
+    with pytest.raises(MalformedError, match="a header of 1048576 bytes"):
+        unpack(archive_of(header), tmp_path, everything)

@@ -2,6 +2,7 @@
 """What is parsed on the way to old packages: hostile text gives our errors, and none other."""
 
 import json
+import lzma
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.hostile import sparse
 
-from holdover.errors import MalformedError
-from holdover.packages.fetch import PackageFile, package_version
+from holdover.errors import CommandError, MalformedError
+from holdover.packages.fetch import PackageFile, package_version, repodata
 from holdover.packages.fetch import aptsources as sources
 from holdover.packages.fetch import apttext as text
 from holdover.packages.fetch.indexes import _text as answer_of
+from holdover.packages.fetch.private import parse_shell
 from holdover.packages.fetch.repodata import parse_primary, parse_unsigned, repository_of
 from holdover.packages.fetch.rpm import parse_checksig, version_release
 from holdover.packages.fetch.snapshots import binfiles_address, parse_binfiles, sources_at
@@ -316,3 +318,67 @@ def test_no_text_of_apt_breaks_a_parser(said: str) -> None:
 def test_no_index_breaks_the_parser(blocks: list[bytes]) -> None:
     for entry in parse_primary(blocks, lambda _: True, ""):
         assert "/" not in entry.file.file_name
+
+
+@pytest.mark.parametrize("time", ["99991231T235959Z", "00010101T000000Z", "2023"])
+def test_time_that_has_no_month_behind_it_is_malformed(time: str) -> None:
+    known = {"a": [{"first_seen": time, "archive_name": "debian"}]}
+    answer = json.dumps({"result": [{"hash": "a", "architecture": "all"}], "fileinfo": known})
+    with pytest.raises(MalformedError):
+        parse_binfiles(answer, "amd64")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"</format>", b"&#" + b"1" * 5000 + b";</format>"),
+        (b'href="Packages/q/qemu-core.rpm"', b'href="Packages/q/.."'),
+        (b'href="Packages/q/qemu-core.rpm"', b'href="Packages/q/"'),
+        (b'href="Packages/q/qemu-core.rpm"', b'href="' + b"x" * 300 + b'"'),
+    ],
+)
+def test_entry_that_makes_no_sense_is_left_out(old: bytes, new: bytes) -> None:
+    assert old in PRIMARY
+    assert list(parse_primary([PRIMARY.replace(old, new)], lambda _: True, "")) == []
+
+
+def test_index_does_not_list_the_same_package_without_end() -> None:
+    (package,) = (PRIMARY.partition(b"</package>")[0] + b"</package>",)
+    with pytest.raises(MalformedError, match="of the same packages"):
+        list(parse_primary([package] * 10_001, lambda _: True, ""))
+
+
+def test_index_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repodata, "_MAX_INDEX", 10 * len(PRIMARY))
+    with pytest.raises(MalformedError, match="has no end"):
+        list(parse_primary([PRIMARY] * 11, lambda _: False, ""))
+
+
+def test_xz_does_not_take_as_much_memory_as_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "primary.xml.xz"
+    path.write_bytes(lzma.compress(PRIMARY))
+    assert len(list(repodata.read_primary(path, lambda _: True))) == 1
+    monkeypatch.setattr(repodata, "_MAX_MEMORY", 1 << 20)
+    with pytest.raises(MalformedError, match="emory"):
+        list(repodata.read_primary(path, lambda _: True))
+
+
+def test_xz_that_is_cut_off_is_malformed(tmp_path: Path) -> None:
+    path = tmp_path / "primary.xml.xz"
+    path.write_bytes(lzma.compress(PRIMARY)[:-20])
+    with pytest.raises(MalformedError, match="cannot be read"):
+        list(repodata.read_primary(path, lambda _: True))
+
+
+def test_field_of_many_lines_is_read_line_by_line() -> None:
+    many = "Types: deb\nSigned-By:\n" + " x\n" * 500_000
+    (entry,) = sources.parse_deb822(many)
+    assert entry.keys.count("\n") == 500_000
+
+
+@pytest.mark.parametrize("said", ["LIST='/etc", "A='" + "x" * 70_000 + "'"])
+def test_answer_of_apt_config_that_makes_no_sense_is_our_error(said: str) -> None:
+    with pytest.raises(CommandError, match="makes no sense"):
+        parse_shell(said)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What late loads would do in the processes of a small system, and what is held for them."""
 
+import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -240,6 +241,20 @@ def test_processes_that_run_the_same_files_share_what_was_seen(host: Host) -> No
     )
     assert first is second
     assert first is not third
+
+
+def test_process_that_ends_takes_nothing_from_those_that_share_what_was_seen(host: Host) -> None:
+    libz, kept, late = host.library("libz.so.1"), host.root / "kept", host.late_loads(deep=True)
+    kept.hardlink_to(libz)
+    for pid in (1, 2):
+        maps = host.proc.path(host.process(pid, kept), "maps")
+        maps.write_text(maps.read_text().replace(str(kept), f"{libz} (deleted)"))
+    libz.unlink()
+    sight, same = late.process(1), late.process(2)
+    assert sight is same
+    shutil.rmtree(host.proc.root / "1")
+    (found,) = late.of(sight, [host.module("m", "libz.so.1")])
+    assert found.problem == ""
 
 
 def test_another_library_path_is_another_sight(host: Host) -> None:

@@ -34,7 +34,7 @@ LAYERS = {
         *("procfs", "memory", "loaded", "libraries", "pending", "lateloads", "trust"),
         *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
-        *("stderr", "qmp", "concern", "mounted", "entering"),
+        *("stderr", "qmp", "concern", "mounted", "entering", "elsewhere"),
     ),
     "definitions": ("programs", "packages", "builds", "ondisk"),
     "store": (
@@ -189,8 +189,9 @@ def is_short(source: Source) -> Iterator[str]:
 
 
 def begins_with_the_licence(source: Source) -> Iterator[str]:
-    if source.text and not source.text.startswith(f"{SPDX}\n"):
-        yield f"{source.path} does not begin with {SPDX!r}"
+    line = SPDX.replace("#", "//") if source.path.endswith(".c") else SPDX
+    if source.text and not source.text.startswith(f"{line}\n"):
+        yield f"{source.path} does not begin with {line!r}"
 
 
 CTYPES = only_in("ctypes", "linux.py")

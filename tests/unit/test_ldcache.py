@@ -92,3 +92,12 @@ def test_real_cache_reads_as_ldconfig_reads_it() -> None:
     told = [(line.split()[0], line.rpartition(" => ")[2]) for line in lines if " => " in line]
     assert told
     assert [(entry.soname, entry.path) for entry in parse_cache(file.read_bytes())] == told
+
+
+def test_names_that_overlap_are_not_read_again_and_again() -> None:
+    """Each entry has a name that ends where the file does."""
+    count, table = 2000, 48 + 24 * 2000
+    entries = struct.pack("<iIIIQ", X86_64, table, table, 0, 0) * count
+    header = b"glibc-ld.so.cache1.1" + struct.pack("<IIB3xI12x", count, 0, 2, 0)
+    with pytest.raises(MalformedError, match="overlap"):
+        parse_cache(header + entries + b"a" * 100_000 + b"\0")

@@ -23,3 +23,7 @@ def test_directories_and_includes_are_told_in_order(
     text: str, directories: tuple[str, ...], includes: tuple[str, ...]
 ) -> None:
     assert parse_conf(text) == (directories, includes)
+
+
+def test_line_ends_where_it_ends_for_c() -> None:
+    assert parse_conf("/a\0b\n\0/c\ninclude x\0y\n") == (("/a",), ("x",))

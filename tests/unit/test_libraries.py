@@ -412,3 +412,11 @@ def test_real_library_is_read_as_one_of_this_machine(path: Path) -> None:
         library, machine = read_library(file, path)
     assert machine == int.from_bytes(path.read_bytes()[E_MACHINE:20], "little")
     assert all(file in library.needed for file, _ in library.requires)
+
+
+def test_loader_of_nothing_but_slashes_names_no_directories(tmp_path: Path) -> None:
+    """It would take hours to look for the end of a name from each of them."""
+    path = tmp_path / "ld.so"
+    path.write_bytes(bytes(Image(constants=b"/" * 500_000)))
+    with pytest.raises(UnreadableError, match="names no default directories"):
+        Libraries(62, path).system  # noqa: B018

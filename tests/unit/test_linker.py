@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from unit.disk import DEFAULT, PLAIN, Disk
 
+from holdover import linker
 from holdover.errors import ElfError
 from holdover.linker import Closure, Library, System, breadth_first, closure
 from holdover.model import FileId
@@ -270,3 +271,17 @@ def test_directory_that_is_named_many_times_is_looked_at_once(disk: Disk) -> Non
     names = [f"lib{number}" for number in range(1000)]
     module = disk.add("/m.so", *names, rpath=":".join(["/d"] * 1000))
     assert missing(closure(module, disk, PLAIN)) == names
+
+
+def test_long_rpath_is_taken_apart_once() -> None:
+    """And not for each library that is needed."""
+    needed = tuple(f"lib{number}.so.1" for number in range(300))
+    module = Library(Path("/m.so"), FileId(1, 1), needed=needed, rpath="x:" * 1000)
+    before = linker._entries.cache_info().misses
+    assert len(closure(module, Nothing(), System({}, ())).missing) == len(needed)
+    assert linker._entries.cache_info().misses - before == 1
+
+
+class Nothing:
+    def library(self, path: Path) -> Library | None:
+        return None

@@ -125,3 +125,14 @@ def test_what_is_no_load_of_the_view_is_none(text: str) -> None:
 def test_any_text_has_an_answer(text: str, more: str) -> None:
     text = f"{text}\n{said(asked(CURL))}{more}"
     assert parse_loads(text, VIEW, re.compile("(x*)"))
+
+
+@pytest.mark.parametrize("part", [" [1];  needed by ", ": error: ", "a [1];"])
+def test_line_of_a_million_characters_is_read_at_once(part: str) -> None:
+    """It would take hours to try each of its parts as the end of a path."""
+    line = "1:\tfile=x" + part * 60_000
+    text = (
+        f"1:\tfile=/v/a.so [0];  dynamically loaded by x [0]\n{line}\n1:\tcalling init: /v/a.so\n"
+    )
+    (load,) = parse_loads(text, "/v", COMPLAINT)
+    assert load.failure == ""

@@ -66,3 +66,14 @@ def test_string_that_is_longer_than_any_is_malformed(memory: Memory) -> None:
     memory.write(0, b"x" * 40 * PAGE)
     with pytest.raises(MalformedError, match="has no end"):
         memory.read_strings([5])
+
+
+def test_strings_that_overlap_do_not_add_up_without_end(tmp_path: Path) -> None:
+    """As many as an environment may have, all of them the same one."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/mem").write_bytes(b"A" * 100_000 + bytes(5000))
+    with (
+        Memory(ProcFs(tmp_path), 1) as memory,
+        pytest.raises(MalformedError, match="have no end"),
+    ):
+        memory.read_strings([0] * 65536)

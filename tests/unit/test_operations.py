@@ -30,6 +30,7 @@ SPOKEN = (
     *("steps/deliver/run.py", "steps/deliver/preload.py", "qmp.py", "preloading.py", "leads.py"),
     "cli/running.py",
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
+    "elsewhere.py",
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "looking.py"),
     *("store.py", "staging.py", "durable.py"),
     *("judging.py", "releasing.py", "manifests.py", "rescuing.py", "steps/holders.py"),
@@ -47,6 +48,8 @@ NOT_FOR_OPERATORS = {
     "a late load of … must not kill it",
     "needed by …",
     "installed, and about to be replaced",
+    # a file among the leases that is passed over
+    "… is no lease",
     # what is being done, in "could not …" or while it is
     *("prepare the store", "clean the store", "write to the store", "commit a snapshot"),
     *("remove a snapshot", "record a rehearsal", "read the leases", "write a lease"),

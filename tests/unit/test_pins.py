@@ -67,3 +67,9 @@ def test_a_directory_that_is_not_there_holds_no_pin_and_takes_none(tmp_path: Pat
     assert pins.valid() == frozenset()
     with pytest.raises(StoreError, match="could not pin a snapshot"):
         pins.add("qemu-a")
+
+
+@pytest.mark.parametrize("created", ["1" + "0" * 400, "NaN", "-Infinity", "1e999", "[" * 100_000])
+def test_pin_of_no_time_at_all_is_one(tmp_path: Path, created: str) -> None:
+    (tmp_path / "qemu-aaaaaaaaaaaa.json").write_text(f'{{"created": {created}}}')
+    assert Pins(tmp_path).valid(lifetime=1.0) == {"qemu-aaaaaaaaaaaa"}

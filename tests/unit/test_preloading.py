@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qemu.qmp import QMPClient
 from unit.factories import (
     OTHER_STAMP,
     VIEWS,
@@ -466,3 +468,52 @@ def test_who_has_to_answer_comes_when_all_else_is_done(tmp_path: Path) -> None:
     done = order.carry_out(Aim.PROTECT, transaction=ProcessId(5, 5))
     assert order.done == ["2", "4", "installed", "1", "3"]
     assert {outcome.process.id.pid for outcome in done.outcomes} == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_who_hangs_up_in_the_wrong_moment_is_refused(tmp_path: Path, after: int) -> None:
+    """The library asserts that this does not happen."""
+
+    def talk(client: socket.socket) -> None:
+        client.sendall(GREETING)
+        for _ in range(after):
+            client.recv(4096)
+        client.sendall(b'{"return": {}}\n' * 2)
+
+    with server(tmp_path / "s", talk):
+        monitor = Monitor(tmp_path / "s", os.getpid(), 10)
+        with pytest.raises(RefusedError, match="makes no sense"):
+            _open_and_ask(monitor)
+
+
+def _open_and_ask(monitor: Monitor) -> None:
+    monitor.open()
+    monitor.ask({"execute": "qom-list-types"})
+
+
+def test_who_answers_without_end_does_not_stop_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read at once would be worked off at once."""
+    heard, count = [], 20_000
+
+    async def note(_client: QMPClient, message: object) -> None:
+        heard.append(message)
+        time.sleep(0.0005)
+
+    def talk(client: socket.socket) -> None:
+        client.sendall(GREETING)
+        client.recv(4096)
+        client.sendall(b'{"return": {}}\n')
+        client.recv(4096)
+        with suppress(OSError):
+            client.sendall(b'{"return": {}}\n' * count)
+
+    with server(tmp_path / "s", talk):
+        monitor = Monitor(tmp_path / "s", os.getpid(), 1)
+        monitor.open()
+        monkeypatch.setattr(QMPClient, "_on_message", note)
+        with pytest.raises(RefusedError, match="does not answer within 1 s"):
+            monitor.ask({"execute": "qom-list-types"})
+        monitor.close()
+    assert 0 < len(heard) < count

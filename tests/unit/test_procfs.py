@@ -505,3 +505,12 @@ def test_what_is_no_regular_file_is_not_asked_and_what_is_gone_has_vanished(
     assert proc.answer(PID, "link", lambda file: file.read()) is None
     with pytest.raises(VanishedError):
         proc.answer(PID, "gone", lambda file: file.read())
+
+
+@pytest.mark.parametrize("name", ["environ", "cmdline"])
+def test_words_that_are_longer_than_exec_takes_are_not_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / name).touch()
+    os.truncate(tmp_path / "1" / name, 1 << 23)
+    with pytest.raises(UnreadableError, match="longer than any real one"):
+        ProcFs(tmp_path).read(1, name)

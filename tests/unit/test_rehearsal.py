@@ -9,6 +9,7 @@ from unit.factories import held_file, holding, process, snapshot
 from holdover.cli.rehearse import _rehearsal_json, _summary
 from holdover.loaderlog import Load
 from holdover.rehearsal import ModuleProof, Proof, Rehearsal
+from holdover.run import watch
 from holdover.standin import Ending
 from holdover.steps.rehearse import _judge, _Run
 
@@ -141,3 +142,15 @@ def test_json_has_all_its_keys() -> None:
         {"name": CURL, "result": "fails", "reason": done.modules[0].reason},
         {"name": RBD, "result": "untried", "reason": UNTRIED},
     ]
+
+
+def test_who_writes_without_end_is_not_listened_to_without_end() -> None:
+    seen = watch("yes", text="", timeout=60, most=1 << 16)
+    assert seen.code is None
+    assert 1 << 16 <= len(seen.output) <= 1 << 17
+
+
+def test_what_a_command_is_told_it_reads() -> None:
+    seen = watch("sh", "-c", "cat; echo end >&2; exit 3", text="x" * 200_000, timeout=60)
+    assert (seen.code, seen.output) == (3, "x" * 200_000 + "end\n")
+    assert watch("sh", "-c", "echo a; exec sleep 60", text="", timeout=0.5).code is None

@@ -34,6 +34,8 @@ class Machine(Holdover):
         self.guests = guests
         self.unserved: dict[int, str] = {}
         """Why libraries of this system are of no use to some, by pid."""
+        self.left: set[int] = set()
+        """Who is passed over in silence: it ended, or cannot be foreseen any more."""
         self.in_the_way: dict[str, HoldoverError] = {}
         self.served: list[tuple[tuple[int, ...], list[Path | None]]] = []
         """Whom, and whose libraries were there for them."""
@@ -60,7 +62,7 @@ class Machine(Holdover):
         if error := self.in_the_way.get("carry_out"):
             raise error
         self.served.append((tuple(pids), [found.root for found in self.rescued.values()]))
-        guests = [guest for guest in self.guests if guest.id.pid in pids]
+        guests = [g for g in self.guests if g.id.pid in pids and g.id.pid not in self.left]
         by = Delivery.ENVIRONMENT
         done = (Outcome(g, State.PROTECTED, "held", by, "x", changed=True) for g in guests)
         return Result(tuple(done))
@@ -138,6 +140,17 @@ def test_link_to_what_was_not_unpacked_is_no_module(
 
     done = rescued(Machine(tmp_path, ONE), monkeypatch, fetch)
     assert states(done) == {1: State.PROTECTED}
+
+
+def test_guest_that_nothing_was_done_for_in_the_end_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, ONE, OTHER)
+    machine.left = {1}
+    done = rescued(machine, monkeypatch, unpacked)
+    assert states(done) == {1: State.DEFUSED, 2: State.PROTECTED}
+    assert done.outcomes[1].reason == "defused; not rescued: it ended meanwhile"
+    assert done.outcomes[1].failed
 
 
 def test_what_was_done_is_told_when_the_store_is_busy_afterwards(

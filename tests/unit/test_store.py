@@ -938,3 +938,51 @@ def test_writer_killed_while_it_leads_leaves_the_earlier_view_or_the_next(tmp_pa
         with store.writing(0):
             assert [path.name for path in store.leads.directory.iterdir()] == [PLACE]
     assert seen == {ID, OTHER_ID}
+
+
+# -- what is damaged, or is not ours ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"2026-11-23T10:00:00Z"', "5"),
+        ('"2026-11-23T10:00:00Z"', '"soon"'),
+        ('"2026-11-23T10:00:00Z"', '"2026-11-23T10:00:00"'),
+        (f'"{ID}"', '"../../../etc"'),
+        ('"block-rbd.so"', '"../x"'),
+        ('"block-rbd.so"', '"/etc/passwd"'),
+        ('"block-rbd.so"', '"a\\u0000b"'),
+        ('"block-rbd.so"', '"\\ud800"'),
+        ('"block-rbd.so"', "null"),
+        ('"link"', "[]"),
+        ('"size": ', '"size": 1.5, "unknown": '),
+        ('"block-ssh"', "17"),
+    ],
+)
+def test_manifest_with_a_value_that_makes_no_sense_harms_no_other(
+    store: Store, origins: tuple[Path, ...], old: str, new: str
+) -> None:
+    held(store, origins)
+    held(store, origins, OTHER_ID)
+    manifest = manifest_of(store)
+    assert old in manifest.read_text()
+    manifest.write_text(manifest.read_text().replace(old, new, 1))
+    damage = {holding.snapshot.id: holding.damage for holding in store.holdings()}
+    assert damage[OTHER_ID] == ""
+    assert str(manifest) in damage[ID]
+
+
+def test_manifest_that_has_no_end_is_not_read(store: Store, origins: tuple[Path, ...]) -> None:
+    held(store, origins)
+    os.truncate(manifest_of(store), 1 << 40)
+    (holding,) = store.holdings()
+    assert "too long" in holding.damage
+
+
+def test_what_has_no_name_of_a_lease_is_none(store: Store) -> None:
+    with store.writing(0):
+        store.add_lease(lease())
+        for name in ("1x-2-y", "1-2z-y", "1_0-2-y", f"{'1' * 100}-2-y"):
+            (store.run / "lease" / name).touch()
+        assert store.leases() == (lease(),)

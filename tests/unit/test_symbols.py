@@ -15,7 +15,7 @@ from unit.real import libraries, readelf
 
 from holdover.elf import ElfFile
 from holdover.errors import ElfError
-from holdover.symbols import Symbols, Wanted, read_symbols
+from holdover.symbols import Symbols, Wanted, read_symbols, slot_of
 
 FULL = Image(
     soname="libq.so.1",
@@ -42,6 +42,31 @@ def offered(**more: str) -> Symbols:
 
 
 UNVERSIONED = read(Image(defined=["symbol"]))
+
+# -- where the loader writes an address ------------------------------------------------------------
+
+
+def test_slot_of_a_symbol_is_where_its_relocation_says() -> None:
+    with opened(bytes(FULL)) as file:
+        elf = ElfFile(file)
+        assert {slot_of(elf, name) for name in ("malloc", "trace", "first", "free")} == {
+            elf_images.BASE
+        }
+        assert slot_of(elf, "unused") is None
+        assert slot_of(elf, "lloc") is None
+
+
+def test_slots_of_real_libraries_are_what_readelf_says() -> None:
+    for library in libraries()[:20]:
+        listed = readelf("--relocs", library)
+        found = re.findall(
+            r"(?m)^([0-9a-f]+) .*_JUMP_SLOT\s+[0-9a-f]+ (\w+)(?:@\S*)? \+ 0$", listed
+        )
+        twice = re.findall(r"_(?:GLOB_DAT|64)\s+[0-9a-f]+ (\w+)", listed)
+        first = {name: int(place, 16) for place, name in reversed(found) if name not in twice}
+        with library.open("rb") as file:
+            assert {name: slot_of(ElfFile(file), name) for name in first} == first
+
 
 # -- what is wanted --------------------------------------------------------------------------------
 

@@ -85,6 +85,9 @@ def _snapshot_row(
 
 
 def _age(created: str) -> str:
+    """Of what was taken at a time as manifests have it, "" if that cannot be told."""
+    if not created:
+        return "-"
     seconds = int((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

@@ -81,7 +81,8 @@ class ThrowawayRoot:
             finally:
                 # the lock goes last: a sweep at the same time would take the rest for a leftover
                 shutil.rmtree(directory / "root", ignore_errors=True)
-                shutil.rmtree(directory)
+                with _alone(scratch):  # or a sweep would miss the lock that it has seen
+                    shutil.rmtree(directory)
 
     @classmethod
     @contextmanager
@@ -192,7 +193,7 @@ def sweep(scratch: Path) -> None:
 
 @contextmanager
 def _alone(scratch: Path) -> Iterator[None]:
-    """So that nobody takes a directory for a leftover that was made this moment."""
+    """So that nobody takes a directory for a leftover that was made, or goes, this moment."""
     handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

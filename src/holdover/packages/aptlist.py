@@ -62,7 +62,7 @@ def _parse_all(lines: Iterator[str]) -> Iterator[_Package]:
 def changed_files(packages: Iterable[_Package], info: str = DPKG_INFO) -> str:
     """Files that the installed versions of these packages own, one a line."""
     found = []
-    for name, architecture in packages:
+    for name, architecture in dict.fromkeys(packages):  # one that is named again has no more files
         for listed in (name, f"{name}:{architecture}"):
             try:
                 with open(f"{info}/{listed}.list", "rb") as listing:

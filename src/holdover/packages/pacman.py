@@ -8,6 +8,7 @@ transaction before anything is changed.
 Source: alpm-hooks(5), hook.c; seen with pacman 6.0.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def hook_files(command: Path, programs: Iterable[Program] | None = None) -> tupl
 
 def read_change(_: Sequence[str], listing: bytes) -> Change:
     """Paths without their leading slash, one a line."""
-    lines = listing.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
-    if not all(lines):
+    text = listing.decode("utf-8", "surrogateescape").removesuffix("\n")
+    if re.search(r"(?m)^$", text):
         raise UsageError("a line of pacman's list is empty")
-    return Change((), "".join(f"/{line.lstrip('/')}\n" for line in lines))
+    return Change((), re.sub(r"(?m)^/*", "/", text) + "\n")

@@ -31,6 +31,7 @@ from holdover.programs import Program, load_programs
 __all__ = ["is_here", "hook_files", "read_change", "spec_fragment"]
 
 _PROGRAM = Path("/usr/bin/rpm")
+_NO_PATH = re.compile(r"(?m)^(?!/).{0,200}")
 _LIBRARIES = ("/usr/lib", "/lib")  # and lib64: rpm compares the beginnings of paths
 _BEFORE = """\
 files=$(grep -E '[.]so([.][0-9.]+)?$|^({names})$');
@@ -49,10 +50,9 @@ def hook_files(_: Path) -> tuple[HookFile, ...]:
 def read_change(_: Sequence[str], listing: bytes) -> Change:
     """The paths themselves, one a line."""
     text = listing.decode("utf-8", "surrogateescape")
-    lines = text.removesuffix("\n").split("\n")
-    for line in lines:
-        if not line.startswith("/"):
-            raise UsageError(f"a line of rpm's list is no path: {line[:200]!r}")
+    wrong = _NO_PATH.search(text.removesuffix("\n"))
+    if wrong:
+        raise UsageError(f"a line of rpm's list is no path: {wrong[0]!r}")
     return Change((), text)
 
 

@@ -12,7 +12,7 @@ from holdover.errors import CommandError, UsageError
 from holdover.packages import Change
 from holdover.run import run
 
-__all__ = ["Owned", "change_of", "ask_rpm", "parse_answer"]
+__all__ = ["Owned", "change_of", "ask_rpm", "checked_names", "parse_answer"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~^-]{0,250}", re.ASCII)
 
@@ -34,19 +34,24 @@ def change_of(names: Sequence[str]) -> Change:
 
 def ask_rpm(names: Sequence[str]) -> Owned:
     """Raises `UsageError` for a name that no package has, or if rpm cannot be asked."""
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"this is no name of a package: {name[:100]!r}")
     if not names:
         return Owned(frozenset(), "")
     what = ("--query", "--queryformat", r"%{NAME}\n[%{FILENAMES}\n]")
     try:
-        done = run("rpm", *what, *names, check=False)
+        done = run("rpm", *what, *checked_names(names), check=False)
     except CommandError as error:
         raise UsageError(error.message) from error
     if done.stderr.strip():  # of a package that is not installed it speaks on stdout
         raise UsageError(f"rpm does not say what is owned: {done.stderr.strip()[:200]}")
     return parse_answer(names, done.stdout)
+
+
+def checked_names(names: Sequence[str]) -> Sequence[str]:
+    """The same; raises `UsageError` for one that no package has."""
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"this is no name of a package: {name[:100]!r}")
+    return names
 
 
 def parse_answer(names: Sequence[str], answer: str) -> Owned:

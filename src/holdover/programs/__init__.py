@@ -17,6 +17,7 @@ from holdover.errors import MalformedError
 __all__ = ["Program", "Fallback", "Preload", "Trial", "load_programs", "parse_program"]
 
 SCHEMA = "holdover.program/1"
+_MAX_TEXT, _MAX_LINE = 1 << 16, 4096  # characters: a key of many thousand parts takes minutes
 _SENSELESS = (
     KeyError,
     AttributeError,
@@ -116,6 +117,8 @@ def load_programs(directory: Path = Path(__file__).parent) -> tuple[Program, ...
 
 def parse_program(text: str) -> Program:
     """Parse one definition; raises `MalformedError` that names what is wrong with it."""
+    if len(text) > _MAX_TEXT or any(len(line) > _MAX_LINE for line in text.split("\n")):
+        raise MalformedError("a program definition, or a line of it, has no end")
     try:
         data: dict[str, Any] = tomllib.loads(text)
         if data["schema"] != SCHEMA:

@@ -277,7 +277,9 @@ class _Look:
                 chosen = tuple(Path(os.fsdecode(value)) for value in values if value)
                 if Delivery.ENVIRONMENT not in self.deliveries:
                     return chosen, _NOT_ASKED
-                need = room_needed(live, program.variable, f"{self.views}/{'x' * _ID_LENGTH}")
+                need = room_needed(
+                    len(live.entries), program.variable, f"{self.views}/{'x' * _ID_LENGTH}"
+                )
                 try:
                     find_half(memory, layout, live, need)
                 except UnsupportedError as error:

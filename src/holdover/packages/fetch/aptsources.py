@@ -95,17 +95,17 @@ def _without_comments(text: str) -> Iterator[str]:
 
 def _fields(body: str) -> dict[str, str]:
     """By name in small letters; further lines as they are, blank at the beginning included."""
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     name = ""
     for line in body.split("\n"):
         if line[:1] in (" ", "\t"):
             if name:
-                found[name] += f"\n{line}"
+                found[name].append(line)
         elif ":" in line:
             name, _, value = line.partition(":")
             name = name.strip().lower()
-            found[name] = value.strip()
-    return found
+            found[name] = [value.strip()]
+    return {name: "\n".join(lines) for name, lines in found.items()}
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:

@@ -16,11 +16,11 @@ from holdover.errors import CommandError, ElfError
 from holdover.packages.fetch import PackageFile, Progress, Wanted
 from holdover.run import run
 
-__all__ = ["modules_by_build_id"]
+__all__ = ["modules_by_build_id", "file_name"]
 
 _ORIGIN = "debuginfod, by its build-id alone"
 _BUILD_ID = re.compile(r"[0-9a-f]{16,128}")
-_FILE = re.compile(r"(?im)^x-debuginfod-file: *(?:[^\r\n]*/)?([A-Za-z0-9_.+-]{1,100}\.so)\r?$")
+_FILE = re.compile(r"(?im)^x-debuginfod-file:(?> *)(?:[^\r\n]*/)?([A-Za-z0-9_.+-]{1,100}\.so)\r?$")
 _MOST = 500  # build-ids; the packages of a build have some ten each
 _LARGEST = 1 << 26  # bytes; a module has some hundred thousand
 _SECONDS = 120.0
@@ -70,10 +70,15 @@ def _ask(build_id: str, servers: Sequence[str], place: Path) -> tuple[str, Path 
         done = run("env", *settings, *command, check=False, timeout=2 * _SECONDS)
     except CommandError:  # it hangs; it may have sent others
         return "", None
-    name = _FILE.search(done.stderr)
-    path = Path(done.stdout.strip())
+    name, path = file_name(done.stderr), Path(done.stdout.strip())
     there = done.returncode == 0 and path.is_relative_to(place / "cache") and path.is_file()
-    return (name[1], path) if name and there else ("", None)
+    return (name, path) if name and there else ("", None)
+
+
+def file_name(said: str) -> str:
+    """What a server's answer calls a module, as the client reports it; "" if it does not."""
+    found = _FILE.search(said)
+    return found[1] if found else ""
 
 
 def _is(path: Path, build_id: str) -> bool:

@@ -33,10 +33,12 @@ from holdover.packages.fetch.apttext import (
 from holdover.run import Done, run
 from holdover.trust import distrust
 
-__all__ = ["HostApt", "PrivateApt", "read_host"]
+__all__ = ["HostApt", "PrivateApt", "read_host", "parse_shell"]
 
 _HELPER = Path("/usr/lib/apt/apt-helper")
 _TIMEOUT = 1800.0  # seconds for one command; apt gives up on a silent server by itself
+_MAX_SHELL = 1 << 16  # characters of what apt-config says of six options
+_MAX_SOURCES = 1 << 20  # bytes that are read of a file with sources
 _KEPT = re.compile(
     r"(?:Acquire::(?!IndexTargets|Changelogs|Languages|Allow|Check-|GzipIndexes|CompressionTypes)"
     r"|APT::Architectures?\b|APT::Sandbox::|Dir::Etc::(?:trusted|netrc)|Dir::Bin::)"
@@ -68,8 +70,7 @@ class HostApt:
 def read_host() -> HostApt:
     """Raises `CommandError` if apt cannot be asked."""
     words = (word for pair in _SHELL.items() for word in pair)
-    said = shlex.split(run("apt-config", "shell", *words).stdout)
-    values = dict(word.partition("=")[::2] for word in said)
+    values = parse_shell(run("apt-config", "shell", *words).stdout)
     dump = run("apt-config", "dump").stdout.splitlines()
     lists, parts = Path(values.get("LIST", "")), Path(values.get("PARTS", ""))
     entries = parse_one_line(_text(lists))
@@ -86,9 +87,20 @@ def read_host() -> HostApt:
     )
 
 
+def parse_shell(text: str) -> dict[str, str]:
+    """The variables that `apt-config shell` sets; raises `CommandError` if they make no sense."""
+    try:
+        if len(text) > _MAX_SHELL:
+            raise ValueError(f"{len(text)} characters")
+        return dict(word.partition("=")[::2] for word in shlex.split(text))
+    except ValueError as error:
+        raise CommandError(f"what apt-config says makes no sense: {error}") from error
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8", "replace")
+        with path.open("rb") as file:
+            return file.read(_MAX_SOURCES).decode("utf-8", "replace")
     except OSError:
         return ""
 

@@ -24,6 +24,7 @@ _LATER = (timedelta(), timedelta(days=1), timedelta(days=30))
 """After a file was first seen: an index may name it some time later."""
 _MOST = 8
 """Times: each costs an update of package lists; a file is seen in one archive or two."""
+_FIRST_YEAR = 1993  # of Debian
 _SUITES = ("", "-updates", "-proposed-updates")
 _SENSELESS = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
@@ -50,13 +51,21 @@ def parse_binfiles(text: str, architecture: str) -> tuple[Seen, ...]:
         answer = json.loads(text)
         hashes = {e["hash"] for e in answer["result"] if e["architecture"] in (architecture, "all")}
         found = {
-            Seen(datetime.strptime(info["first_seen"], _TIME), _word(info["archive_name"]))
+            Seen(_time(info["first_seen"]), _word(info["archive_name"]))
             for one in hashes
             for info in answer["fileinfo"][one]
         }
     except _SENSELESS as error:
         raise MalformedError(f"the snapshot archive's answer makes no sense: {error!r}") from error
     return tuple(sorted(found)[:_MOST])
+
+
+def _time(text: str) -> datetime:
+    """Raises `ValueError`, also for one that has nothing after it."""
+    time = datetime.strptime(text, _TIME)
+    if not _FIRST_YEAR <= time.year < datetime.max.year:
+        raise ValueError(f"nothing was seen in {time.year}")
+    return time
 
 
 def _word(name: object) -> str:

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from holdover.elf import ElfFile
 from holdover.errors import ElfError, MalformedError
@@ -23,6 +23,12 @@ __all__ = ["assemble", "unpack", "plain", "of_use"]
 
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SENSELESS = (tarfile.TarError, ValueError, OverflowError, EOFError)
+_MAX_PARTS = 64  # of a path: what is deeper cannot even be removed again without recursion
+_MAX_HEADER = 1 << 14  # bytes of a header that stands before another: a long name, and few words
+_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 def assemble(
@@ -67,9 +73,12 @@ def _make_root(root: Path) -> None:
 
 
 def plain(name: str) -> str:
-    """An archive's name of a file as a path, /lib as /usr/lib; "" if it leads elsewhere."""
+    """An archive's name of a file as a path, /lib as /usr/lib; "" if it leads elsewhere.
+
+    "" also for one of more directories than any real one.
+    """
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts or ".." in parts or "\0" in name:
+    if not parts or len(parts) > _MAX_PARTS or ".." in parts or "\0" in name:
         return ""
     return "/" + "/".join(["usr", *parts] if parts[0] in _MERGED else parts)
 
@@ -89,10 +98,21 @@ def unpack(archive: IO[bytes], root: Path, wanted: Callable[[str], bool]) -> tup
     be made.
     """
     try:
-        with tarfile.open(fileobj=archive, mode="r|") as members:
+        with tarfile.open(fileobj=archive, mode="r|", tarinfo=_Member) as members:
             return tuple(_unpack_all(members, root.resolve(), wanted))
     except _SENSELESS as error:
         raise MalformedError(f"a package cannot be unpacked: {error}") from error
+
+
+class _Member(tarfile.TarInfo):
+    """A header; those that stand before another are read as a whole, and looked through often."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (found.type in _HEADERS and found.size > _MAX_HEADER):
+            raise MalformedError(f"a package cannot be unpacked: a header of {found.size} bytes")
+        return found
 
 
 def _unpack_all(

@@ -12,14 +12,13 @@ there in between is carried over. Strings that it replaced stay valid: glibc nev
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from holdover.elsewhere import wait_until_elsewhere
 from holdover.environ import (
     MARK,
-    Half,
     Layout,
-    LiveEnvironment,
     array_image,
     changed_since,
     entry_values,
@@ -82,20 +81,29 @@ def _publish(
 ) -> None:
     pid = process.id.pid
     missed: _Change | None = None
+    left: int | None = None  # by all threads, the half that begins there
     layout, live = read_environment(proc, pid, memory)
     for _ in range(_ATTEMPTS):
-        ours = our_entries(memory, layout, live, variable)
+        entries = _merge(live.entries, missed)
+        ours = our_entries(memory, layout, entries, variable)
         if view is None and not ours and missed is None:
             return
-        others = _merge([entry for entry in live.entries if entry not in ours], missed)
-        half, image = _compose(proc, memory, layout, live, others, variable, view)
+        others = tuple(entry for entry in entries if entry not in ours)
+        string = b"" if view is None else os.fsencode(f"{variable}={view}") + b"\0"
+        need = room_needed(len(entries), variable, str(view))
+        half, used_before = find_half(memory, layout, live, need)
+        if used_before and half.start != left:
+            wait_until_elsewhere(proc, pid)
+            left, live = half.start, read_again(memory, layout)
+            continue  # that took its time
+        image = array_image(half, others, string)
         memory.write(half.area, MARK)
         memory.write(half.start, image)
         before, live = live, read_again(memory, layout)
         if live != before:
             continue  # the process changed its environment meanwhile; look again
         memory.write_pointer(layout.pointer, half.start)
-        missed = changed_since(memory, live)
+        left, missed = None, changed_since(memory, live)
         if missed is None:
             _read_back(memory, layout, variable, view)
             return
@@ -106,46 +114,15 @@ def _publish(
     raise RefusedError(f"process {pid} keeps changing its environment", hint="try again")
 
 
-def _merge(entries: list[int], missed: _Change | None) -> tuple[int, ...]:
-    """With what the process did to the old array between our last look and our store."""
+def _merge(entries: tuple[int, ...], missed: _Change | None) -> tuple[int, ...]:
+    """With what the process did to the old array between our last look and our store.
+
+    It may have copied what we had just published into it, our own string included.
+    """
     if missed is None:
-        return tuple(entries)
+        return entries
     removed, added = missed
     return tuple(entry for entry in entries if entry not in removed) + added
-
-
-def _compose(
-    proc: ProcFs,
-    memory: Memory,
-    layout: Layout,
-    live: LiveEnvironment,
-    others: tuple[int, ...],
-    variable: str,
-    view: Path | None,
-) -> tuple[Half, bytes]:
-    """Where the new array goes, and its bytes; our entry first, so that getenv finds it first."""
-    string = b"" if view is None else os.fsencode(f"{variable}={view}") + b"\0"
-    pid, need = memory.pid, room_needed(live, variable, str(view))
-    half, used_before = find_half(memory, layout, live, need)
-    if used_before and _is_halted(proc, pid):
-        # it may have been halted in getenv, while it walked what lies there
-        raise RefusedError(
-            f"process {pid} had a delivery before, and is halted in the middle of its code",
-            hint="try again when it runs",
-        )
-    return half, array_image(half, others, string)
-
-
-def _is_halted(proc: ProcFs, pid: int) -> bool:
-    """Whether a thread does not run and is in no system call: stopped, debugged or frozen there.
-
-    Source: proc_pid_syscall(5).
-    """
-    for thread in proc.threads(pid):
-        with suppress(VanishedError):  # a thread that ended
-            if proc.read(pid, f"task/{thread}/syscall").startswith("-1"):
-                return True
-    return False
 
 
 def _read_back(memory: Memory, layout: Layout, variable: str, view: Path | None) -> None:

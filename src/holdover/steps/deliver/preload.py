@@ -140,9 +140,15 @@ class _Virsh:
                 *("virsh", "--connect", "qemu:///system", "qemu-monitor-command", *domain),
                 timeout=_SECONDS,
             )
-            answer = json.loads(done.stdout)
-            return "" if "return" in answer else str(answer["error"]["desc"])
         except CommandError as error:
             raise RefusedError(f"libvirt did not pass it on: {error}") from error
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RefusedError(f"its monitor makes no sense: {error!r:.200}") from error
+        return complaint_of(done.stdout)
+
+
+def complaint_of(text: str) -> str:
+    """What QMP answers against a command, "" if it was carried out; raises `RefusedError`."""
+    try:
+        answer = json.loads(text)
+        return "" if "return" in answer else str(answer["error"]["desc"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RefusedError(f"its monitor makes no sense: {error!r:.200}") from error
