@@ -24,8 +24,8 @@ PYTEST := $(BIN)/python -m pytest
 # half of the time is waiting; the tests of a file share what they have made
 PARALLEL := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-distributions reliability faults load races fuzz bench check unit generated
-.PHONY: dist deb rpm clean lab-packages package-tools manual-tools layout-tools
+.PHONY: demo test test-distributions reliability faults load races endurance fuzz bench check unit
+.PHONY: generated dist deb rpm clean lab-packages package-tools manual-tools layout-tools
 
 demo: $(READY) lab-packages
 	$(BIN)/holdover demo
@@ -58,6 +58,9 @@ fuzz: $(READY)
 # guests at work, adopted and released a thousand times
 load: $(READY) lab-packages
 	$(PYTEST) tests/e2e/test_load.py --rounds 1000 $(REPORT) $(PYTEST_OPTIONS)
+
+endurance: $(READY) lab-packages
+	$(PYTEST) tests/e2e/test_endurance.py --rounds 200 $(REPORT) -s $(PYTEST_OPTIONS)
 
 # figures beside those of neighbours; BENCH_OPTIONS=--json for programs, --plot docs for the plot
 bench: $(READY) lab-packages

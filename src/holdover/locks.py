@@ -4,11 +4,12 @@
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from holdover.errors import BusyError
 
-__all__ = ["take", "is_free"]
+__all__ = ["take", "take_file", "is_free"]
 
 _POLL = 0.02  # seconds
 
@@ -29,6 +30,25 @@ def is_free(directory: Path) -> bool:
     finally:
         os.close(lock)
     return True
+
+
+def take_file(path: Path, deadline: float) -> int | None:
+    """The lock file, open and locked, by `deadline` on the monotonic clock; else as `take`.
+
+    None if it was removed while we waited for it: then it is no lock any more, as whoever comes
+    next makes another. Who has it when it is removed is alone no longer, and cannot know.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        take(lock, deadline)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(lock)):
+                return lock
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
 
 
 def take(lock: int, deadline: float) -> None:

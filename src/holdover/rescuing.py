@@ -62,8 +62,8 @@ class Rescue:
 
     def take_note(self, error: HoldoverError) -> None:
         """Of what is in the way, but not of all."""
-        self._note(error)
         self.notes.append(error.message)
+        self._note(error)
 
     def _note(self, error: HoldoverError) -> None:
         if isinstance(error, MissingError):

@@ -43,7 +43,7 @@ from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import DamagedError, UntrustedError
 from holdover.fallbacks import Fallbacks
 from holdover.leads import Leads
-from holdover.locks import is_free, take
+from holdover.locks import is_free, take_file
 from holdover.manifests import (
     RECORD,
     SCHEMA,
@@ -122,13 +122,14 @@ class Store:
 
         What a killed writer left behind is removed first.
         """
-        with store_errors("prepare the store"):
-            for directory in self._directories:
-                directory.mkdir(parents=True, exist_ok=True)
-            self._check_trust()
-            lock = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock, deadline = None, time.monotonic() + timeout
+        while lock is None:  # somebody may remove it, even with its directory
+            with store_errors("prepare the store"):
+                for directory in self._directories:
+                    directory.mkdir(parents=True, exist_ok=True)
+                self._check_trust()
+                lock = take_file(self.run / "lock", deadline)
         try:
-            take(lock, time.monotonic() + timeout)
             self._sweep()
             yield
         finally:

@@ -103,6 +103,12 @@ class Lab:
     def downgrade(self) -> CompletedProcess[str]:
         return self._install(self.older)
 
+    def install_by_dpkg(self, version: str) -> CompletedProcess[str]:
+        """The same packages by dpkg alone, from files that apt has downloaded."""
+        version = version.replace(":", "%3a")
+        names = [f"{package}_{version}_amd64.deb" for package in QEMU_PACKAGES]
+        return self.root.run("dpkg", "--install", *(f"/var/cache/apt/archives/{n}" for n in names))
+
     def full_upgrade(self) -> CompletedProcess[str]:
         """To the next release, if this is a copy of a `Crossing`'s base."""
         turn_to_the_next(self.root)

@@ -2,6 +2,7 @@
 """The child that enters mount namespaces: what it does, what it survives, and how it ends."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import holdover
-from holdover import linux
+from holdover import entering, linux
+from holdover.cli import budget
 from holdover.entering import Helper
-from holdover.errors import RefusedError
+from holdover.errors import BudgetError, RefusedError
 
 pytestmark = pytest.mark.system
 SOURCES = Path(holdover.__file__).parents[1]
@@ -94,6 +96,30 @@ def test_namespace_of_a_process_that_ended_is_refused(tmp_path: Path) -> None:
 def test_helper_that_is_never_asked_makes_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("a child was made"))
     Helper().close()
+
+
+def test_answer_that_was_not_waited_for_is_not_taken_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hook's time is over in the middle of a mount: what comes then is for nobody."""
+
+    def carry_out(message: bytes, _: list[int]) -> None:
+        if message.endswith(b"slow"):
+            time.sleep(0.1)
+        else:
+            raise OSError("refused")
+
+    monkeypatch.setattr(entering, "_carry_out", carry_out)
+    before = signal.getsignal(signal.SIGALRM)
+    with closing(Helper()) as helper:
+        budget.start(0.02)
+        with pytest.raises(BudgetError):
+            helper.unmount(0, 0, "slow", 1)
+        budget.stop()
+        time.sleep(0.2)
+        with pytest.raises(RefusedError, match="refused"):
+            helper.unmount(0, 0, "next", 1)
+    signal.signal(signal.SIGALRM, before)
 
 
 KILLED = f"""

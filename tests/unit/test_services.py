@@ -11,8 +11,10 @@ import pytest
 from unit.factories import store_below
 
 from holdover.cli import services
+from holdover.cli.timer import _released
 from holdover.cli.transactions import mark, marked, own, under_way, unmark
 from holdover.errors import UsageError
+from holdover.flow import Holdover
 from holdover.model import ProcessId
 from holdover.packages.adapter import HookFile
 from holdover.procfs import ProcFs
@@ -241,3 +243,12 @@ def test_who_was_released_is_remembered_until_it_is_forgotten(tmp_path: Path) ->
     assert released.all() == {ProcessId(1, 2), ProcessId(3, 4)}
     released.forget(ProcessId(1, 2))
     assert released.all() == {ProcessId(3, 4)}
+
+
+def test_timer_forgets_that_the_dead_were_released(tmp_path: Path) -> None:
+    """It has to do so at each run: as long as nobody needs anything it does nothing else."""
+    holdover = Holdover(store=store_below(tmp_path), programs=())
+    me = holdover.proc.identity(os.getpid())
+    for process in (me, ProcessId(os.getpid(), me.start_time + 1)):
+        holdover.store.released.add(process)
+    assert _released(holdover) == holdover.store.released.all() == {me}

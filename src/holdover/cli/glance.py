@@ -9,6 +9,7 @@ not plain goes the whole way, and is told there.
 import time
 from collections.abc import Sequence
 
+from holdover.cli import budget
 from holdover.cli.listing import Listing
 from holdover.cli.recording import write_record
 
@@ -16,6 +17,8 @@ __all__ = ["run_hook"]
 
 _PATIENCE = 0.2
 """Seconds to wait for a list here; what the configuration allows is waited for later."""
+_BUDGET = 3.0
+"""Seconds for all of it; then it goes the whole way, in the time that the configuration gives."""
 
 
 def run_hook(words: Sequence[str]) -> int:
@@ -35,9 +38,12 @@ def _concerns_nobody(listing: Listing) -> bool:
     from holdover.packages.aptlist import read_change
 
     try:
+        budget.start(_BUDGET)
         if not listing.ends_within(_PATIENCE):
             return False
         change = read_change((), listing.read(0))
         return not touched(change.names, change.files, hints())
     except Exception:  # the whole way leads to it again
         return False
+    finally:
+        budget.stop()

@@ -7,13 +7,12 @@ case that it cannot even start (packages/guard.py).
 """
 
 import shlex
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
+from holdover.cli import budget
 from holdover.cli.listing import Listing
 from holdover.cli.recording import write_record
 from holdover.cli.reports import Done, announce, complain, publisher, report, tell
@@ -78,8 +77,7 @@ def _tell_failure(name: str, done: Done, seconds: float, config: Config) -> None
 
 
 def _within_budget(words: Sequence[str], listing: Listing, config: Config) -> Done:
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, config.hook_budget)
+    budget.start(config.hook_budget)
     try:
         return _dispatch(words, listing, config)
     except BudgetError:
@@ -91,13 +89,9 @@ def _within_budget(words: Sequence[str], listing: Listing, config: Config) -> Do
     except Exception as error:  # whatever it is, it is not the transaction's fault
         done = Done(f"unexpected: {error!r}", "failed")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        budget.stop()
     complain(done.said)
     return done
-
-
-def _give_up(_signal: int, _frame: FrameType | None) -> None:
-    raise BudgetError
 
 
 def _name(words: Sequence[str]) -> str:

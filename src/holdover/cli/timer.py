@@ -20,7 +20,7 @@ from holdover.errors import ProcessError
 from holdover.flow import Holdover
 from holdover.journal import Entry
 from holdover.judging import BAD_STATES
-from holdover.model import Item, Result, Scan, State
+from holdover.model import Item, ProcessId, Result, Scan, State
 from holdover.notify import ask_for_time, notify_status
 from holdover.procfs import DELETED, ProcFs
 from holdover.programs import Program
@@ -62,19 +62,25 @@ def _done(result: Result, items: tuple[Item, ...], removed: int) -> Done:
 
 def _has_work(holdover: Holdover, seen: Scan) -> bool:
     """Most often there is none, and the lock is for others."""
-    released = holdover.store.released.all()
+    released = _released(holdover)
     others = tuple(process for process in seen.processes if process.id not in released)
     return holdover.wants_something(replace(seen, processes=others), Aim.PROTECT)
 
 
 def _all_but_released(holdover: Holdover) -> tuple[int, ...]:
     """Nobody in particular means everybody."""
-    released = holdover.store.released
-    alive = {process for process in released.all() if holdover.proc.is_alive(process)}
-    for process in released.all() - alive:
-        released.forget(process)
-    spared = {process.pid for process in alive}
+    spared = {process.pid for process in _released(holdover)}
     return tuple(pid for pid in holdover.proc.pids() if pid not in spared) if spared else ()
+
+
+def _released(holdover: Holdover) -> frozenset[ProcessId]:
+    """Those who live; of the dead nothing is to be remembered."""
+    released = holdover.store.released
+    everybody = released.all()
+    alive = frozenset(process for process in everybody if holdover.proc.is_alive(process))
+    for process in everybody - alive:
+        released.forget(process)
+    return alive
 
 
 def _news(entries: Iterable[Entry], told: Path = TOLD) -> list[Entry]:

@@ -2,16 +2,19 @@
 """The marker of transactions that are under way: who makes them, one process a line.
 
 More than one at a time is rare, and happens: a `dpkg --root` or an rpm has another lock than apt,
-and a second dpkg runs its hook before it finds that the lock is taken.
+and a second dpkg runs its hook before it finds that the lock is taken. Their hooks may run at the
+same moment: none must write what it read before another wrote.
 """
 
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from holdover.errors import HoldoverError
+from holdover.errors import BusyError, HoldoverError
+from holdover.locks import take
 from holdover.model import ProcessId
 from holdover.packages.guard import MARKER
 from holdover.procfs import ProcFs
@@ -20,23 +23,40 @@ __all__ = ["mark", "unmark", "marked", "own", "under_way", "parse_marker"]
 
 _LINE = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19})")
 _MAX = 65536  # bytes
+_PATIENCE = 1.0  # seconds
 
 
 def mark(transaction: ProcessId | None, proc: ProcFs, marker: Path = MARKER) -> None:
     """The shell guards look whether it is there. Raises `OSError`."""
     marker.parent.mkdir(parents=True, exist_ok=True)
-    others = (other for other in marked(marker) if other != transaction and proc.is_alive(other))
-    _write([*others, *([transaction] if transaction else [])], marker)
+    with _alone(marker):
+        others = [each for each in marked(marker) if each != transaction and proc.is_alive(each)]
+        _write([*others, *([transaction] if transaction else [])], marker)
 
 
 def unmark(proc: ProcFs, marker: Path = MARKER) -> None:
     """This one is over; the marker stays for others that are under way. Raises `OSError`."""
-    ended = own(proc, marker)
-    others = [other for other in marked(marker) if other != ended and proc.is_alive(other)]
-    if others:
-        _write(others, marker)
-    else:
-        marker.unlink(missing_ok=True)
+    with suppress(FileNotFoundError), _alone(marker):
+        ended = own(proc, marker)
+        others = [other for other in marked(marker) if other != ended and proc.is_alive(other)]
+        if others:
+            _write(others, marker)
+        else:
+            marker.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(marker: Path) -> Iterator[None]:
+    """Nobody else changes the marker. Who does takes no time; one who is halted in the middle of it
+    is not waited for: better a transaction too few in it than a guest that is not protected.
+    """
+    directory = os.open(marker.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(BusyError):
+            take(directory, time.monotonic() + _PATIENCE)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _write(transactions: Iterable[ProcessId], marker: Path) -> None:
@@ -45,7 +65,7 @@ def _write(transactions: Iterable[ProcessId], marker: Path) -> None:
     try:
         temporary.write_text("".join(f"{each.pid} {each.start_time}\n" for each in transactions))
         temporary.rename(marker)
-    except OSError:
+    except BaseException:  # the hook's time may be over
         temporary.unlink(missing_ok=True)
         raise
 
