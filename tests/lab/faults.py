@@ -45,7 +45,7 @@ _TAKING = (
     ("the manifest is renamed: it counts", _WRITE.format("rename"), 1),
 )
 
-_DEFUSING = (("decoys are delivered", "memory.py:Memory.write pwrite", 3),)
+_DEFUSING = (("decoys are delivered", "memory.py:Memory.write", 3),)
 _FETCH = "packages/fetch"
 _APT, _UNPACK = f"{_FETCH}/private.py:PrivateApt", f"{_FETCH}/unpacking.py"
 _PACKAGE = "/var/cache/apt/archives/qemu-block-extra_*"
@@ -70,9 +70,15 @@ STEPS = (
     *(Step("protect", *what, also=_ATTRIBUTES) for what in _TAKING),
     Step("protect", "the lease is written", "store.py:Store.add_lease", vanishes=_HELD),
     Step("protect", "memory is opened", "memory.py:Memory.__enter__", vanishes=_HELD),
-    Step("protect", "room is marked", "memory.py:Memory.write pwrite", 1, vanishes=_HELD),
-    Step("protect", "the array is written", "memory.py:Memory.write pwrite", 2, vanishes=_HELD),
-    Step("protect", "the pointer is stored", "memory.py:Memory.write pwrite", 3, vanishes=_HELD),
+    Step(
+        *("protect", "a child is asked to touch it", "touching.py:Toucher._exchange sendmsg"),
+        also=("touching.py:Toucher._start fork", "touching.py:_serve send"),
+        vanishes=_HELD,
+    ),
+    Step("protect", "room is marked", "memory.py:Memory.write", 1, vanishes=_HELD),
+    Step("protect", "the array is written", "memory.py:Memory.write", 2, vanishes=_HELD),
+    Step("protect", "the child stores it", "touching.py:_touch pwrite", 3, vanishes=_HELD),
+    Step("protect", "the pointer is stored", "memory.py:Memory.write", 3, vanishes=_HELD),
     Step(
         *("protect", "it is read back", "steps/deliver/environment.py:_read_back"),
         vanishes=_HELD,
@@ -100,9 +106,9 @@ STEPS = (
         *("mount", "the mount is checked", "steps/deliver/mount.py:Mounter._check"),
         vanishes=_HELD,
     ),
-    Step("release", "room is marked", "memory.py:Memory.write pwrite", 1, vanishes=_HELD),
-    Step("release", "the array is written", "memory.py:Memory.write pwrite", 2, vanishes=_HELD),
-    Step("release", "the pointer is stored", "memory.py:Memory.write pwrite", 3, vanishes=_HELD),
+    Step("release", "room is marked", "memory.py:Memory.write", 1, vanishes=_HELD),
+    Step("release", "the array is written", "memory.py:Memory.write", 2, vanishes=_HELD),
+    Step("release", "the pointer is stored", "memory.py:Memory.write", 3, vanishes=_HELD),
     Step("release", "the lease is dropped", "store.py:Store.drop_lease unlink", vanishes=_HELD),
     Step(
         *("release", "the release is remembered", "released.py:Released.add utime"),
@@ -158,9 +164,13 @@ STEPS = (
     ),
     Step("rescue", *_TAKING[0], vanishes=f"{_PLACE}/*/*/*/usr/lib/*/qemu/*"),
     Step("rescue", "the manifest is renamed: it counts", _WRITE.format("rename"), 3),
-    Step("rescue", "it is rehearsed", "run.py:watch fork_exec", vanishes=_HELD),
+    Step(
+        *("rescue", "it is rehearsed", "run.py:watch fork_exec"),
+        also=("run.py:watch write",),
+        vanishes=_HELD,
+    ),
     Step(*("rescue", "that is recorded", "store.py:Store.record_rehearsal unlink"), vanishes=_HELD),
-    Step("rescue", "it is delivered", "memory.py:Memory.write pwrite", 6, vanishes=_HELD),
+    Step("rescue", "it is delivered", "memory.py:Memory.write", 6, vanishes=_HELD),
     Step(
         *("rescue", "the place goes", "store.py:Store.rescuing unlink", 20),
         also=("store.py:Store.rescuing rmdir",),
