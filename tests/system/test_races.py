@@ -333,7 +333,9 @@ def test_half_that_was_live_a_moment_ago_is_waited_for(
 ) -> None:
     """A thread may have lost the processor while it walked there."""
     waited: list[int] = []
-    monkeypatch.setattr(environment, "wait_until_elsewhere", lambda _, pid: waited.append(pid))
+    monkeypatch.setattr(
+        "holdover.elsewhere.wait_until_elsewhere", lambda _, pid: waited.append(pid)
+    )
     target.deliver(VIEWS[0])
     assert waited == []  # nobody was ever there
     change_before(monkeypatch, POINTER, lambda: target.ask("unset OWN_3"))

@@ -115,7 +115,7 @@ def _users(holding: Holding, leases: tuple[Lease, ...], pinned: frozenset[str]) 
 
 
 def _age(created: str) -> str:
-    """Of what was taken at a time as manifests have it, "" if that cannot be told."""
+    """`created` as manifests have it; "" if that cannot be told."""
     if not created:
         return "-"
     seconds = int((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())

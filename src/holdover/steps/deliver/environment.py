@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from holdover.elsewhere import wait_until_elsewhere
 from holdover.environ import (
     MARK,
     Layout,
@@ -93,6 +92,8 @@ def _publish(
         need = room_needed(len(entries), variable, str(view))
         half, used_before = find_half(memory, layout, live, need)
         if used_before and half.start != left:
+            from holdover.elsewhere import wait_until_elsewhere  # only few had a delivery before
+
             wait_until_elsewhere(proc, pid)
             left, live = half.start, read_again(memory, layout)
             continue  # that took its time
