@@ -82,12 +82,14 @@ class _Trap:
 
     def __init__(self, site: str, nth: int, fault: str, command: str) -> None:
         self._place, _, self._call = site.partition(" ")
-        after = "return" if fault == "kill" else "call"  # what a kill leaves is of interest
-        self._event = f"c_{after}" if self._call else after
+        if fault == "kill":  # what it leaves is of interest
+            self._events = ("c_return", "c_exception") if self._call else ("return",)
+        else:
+            self._events = ("c_call",) if self._call else ("call",)
         self._left, self._fault, self._command = nth, fault, command
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event != self._event:
+        if event not in self._events:
             return
         if not self._call:
             own: FrameType | None = frame if _PACKAGE in frame.f_code.co_filename else None

@@ -263,8 +263,10 @@ class _Collect(Trial):
         gone.kill()
 
     def is_done(self) -> bool:
-        held = {lease["pid"] for snapshot in self.host.lab.held() for lease in snapshot["leases"]}
-        return held == {guest.pid for guest in self.alive()}
+        held = self.host.lab.held()
+        users = {lease["pid"] for snapshot in held for lease in snapshot["leases"]}
+        needed = all(snapshot["leases"] for snapshot in held)
+        return needed and users == {guest.pid for guest in self.alive()}
 
     def finish(self) -> None:
         self.host.turn_to("newer")
