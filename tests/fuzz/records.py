@@ -36,7 +36,7 @@ def _fresh(name: str) -> Path:
 def _name(data: bytes) -> str:
     """Any name that a file can have."""
     raw = data[:_LONGEST_NAME].replace(b"/", b"").replace(b"\0", b"")
-    return raw.decode("utf-8", "surrogateescape")
+    return "" if raw in (b".", b"..") else raw.decode("utf-8", "surrogateescape")
 
 
 def _store(name: str) -> Store:
