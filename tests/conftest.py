@@ -93,6 +93,13 @@ def lab(base: Path, scratch: Path) -> Iterator[Lab]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def quiet(base: Path, scratch: Path) -> Iterator[Lab]:
+    """One for all tests of a file that change no package; each leaves it as it was."""
+    with Lab.with_holdover(base, scratch) as lab:
+        yield lab
+
+
 @pytest.fixture
 def stock(base: Path, scratch: Path) -> Iterator[Lab]:
     """The same system without holdover."""

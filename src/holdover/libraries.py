@@ -89,8 +89,10 @@ def _open_mapped(proc: ProcFs, pid: int, library: Library) -> BinaryIO | None:
     for mapping in proc.maps(pid):
         if mapping.path.removesuffix(DELETED) == str(library.path):
             file = proc.open_mapped(pid, mapping)
-            if file is not None and _identity(file) == library.file:
-                return file
+            if file is not None:
+                if _identity(file) == library.file:
+                    return file
+                file.close()
     return None
 
 
@@ -117,7 +119,7 @@ class Libraries:
         self._absent: set[Path] = set()
         self._names: dict[Path, tuple[str, ...]] = {}
         self._sources: dict[FileId, Path] = {}
-        self._others: list[tuple[ProcFs, int]] = []
+        self._others: dict[int, ProcFs] = {}
         self._symbols: dict[FileId, Symbols] = {}
 
     def library(self, path: Path) -> Library | None:
@@ -190,7 +192,7 @@ class Libraries:
 
     def also_mapped(self, proc: ProcFs, pid: int) -> None:
         """By another process, which may outlive the one that was looked at."""
-        self._others.append((proc, pid))
+        self._others[pid] = proc  # it is looked at again when it has been served
 
     def is_same(self, one: Library, other: Library) -> bool:
         """Whether who has the one has the other."""
@@ -203,7 +205,7 @@ class Libraries:
                 file = open_regular(path)
                 if file is not None and _identity(file) == library.file:
                     return file
-        for proc, pid in self._others:
+        for pid, proc in self._others.items():
             with suppress(ProcessError):  # it ended, too
                 if file := _open_mapped(proc, pid, library):
                     return file

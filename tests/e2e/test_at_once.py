@@ -6,7 +6,6 @@ No transaction fails, no guest dies, and whoever is refused is told why.
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from holdover.demo.guest import ATTACHED, DIED, PROBES, REFUSED, Guest
 pytestmark = pytest.mark.e2e
 
 ALL_WORK = {(ATTACHED, ATTACHED)}
-
-
-@pytest.fixture(scope="module")
-def quiet(base: Path, scratch: Path) -> Iterator[Lab]:
-    """One for all tests that change no package; each leaves it as it was."""
-    with Lab.with_holdover(base, scratch) as lab:
-        yield lab
 
 
 # -- at once ---------------------------------------------------------------------------------------

@@ -31,13 +31,6 @@ pytestmark = pytest.mark.e2e
 ALL_WORK = {(ATTACHED, ATTACHED)}
 
 
-@pytest.fixture(scope="module")
-def quiet(base: Path, scratch: Path) -> Iterator[Lab]:
-    """One for all tests that change no package; each leaves it as it was."""
-    with Lab.with_holdover(base, scratch) as lab:
-        yield lab
-
-
 def configure(lab: Lab, text: str) -> None:
     lab.path("/etc/holdover").mkdir(exist_ok=True)
     lab.path("/etc/holdover/holdover.toml").write_text(text)

@@ -45,7 +45,6 @@ _TAKING = (
     ("the manifest is renamed: it counts", _WRITE.format("rename"), 1),
 )
 
-_DEFUSING = (("decoys are delivered", "memory.py:Memory.write", 3),)
 _FETCH = "packages/fetch"
 _APT, _UNPACK = f"{_FETCH}/private.py:PrivateApt", f"{_FETCH}/unpacking.py"
 _PACKAGE = "/var/cache/apt/archives/qemu-block-extra_*"
@@ -123,7 +122,7 @@ STEPS = (
     Step("collect", "the view is removed", "store.py:Store.remove rmdir", 2),
     Step("collect", "leases of the dead go", "store.py:Store.drop_lease unlink", 1),
     Step("collect", "the transaction's mark goes", "cli/transactions.py:unmark unlink"),
-    *(Step("rescue", *what, vanishes=_PACKAGE) for what in _DEFUSING),
+    Step("rescue", "decoys are delivered", "memory.py:Memory.write", 3, vanishes=_PACKAGE),
     Step(
         *("rescue", "a place is made", "store.py:Store.rescuing mkdir"),
         also=("store.py:Store.rescuing chmod", "rescuing.py:_Search.find mkdir"),
