@@ -34,8 +34,6 @@ _NEEDS = {
     Delivery.RUN: "environment",
     Delivery.ENVIRONMENT: "environment",
     Delivery.VARIABLE: "variable",
-    Delivery.FALLBACK: "fallback",
-    Delivery.PRELOAD: "preload",
 }
 _NOTHING = "(?!)()"
 _POINTER_SIZE, _MAX_SIZE = 8, 1 << 16  # bytes
