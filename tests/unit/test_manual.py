@@ -141,7 +141,7 @@ def share(tmp_path: Path) -> Path:
     (tmp_path / "snapshot/qemu-0123456789ab.json").touch()
     (tmp_path / "snapshot/.qemu-new.json.new").touch()
     for path, text in GENERATED.items():
-        text = text.replace("-lname '/usr/", f"-lname '{tmp_path}/usr/")
+        text = re.sub(r"(-lname [\\']+)/usr/", rf"\1{tmp_path}/usr/", text)
         text = text.replace("/var/lib/holdover", str(tmp_path))
         (tmp_path / path.name).write_text(text)
     return tmp_path
