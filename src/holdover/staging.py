@@ -20,7 +20,7 @@ from holdover.trust import distrust_file
 __all__ = ["Staging", "file_digest"]
 
 _DIGESTS: dict[tuple[int, ...], str] = {}
-"""Of files that this run has read: snapshots of one build share almost all, libLLVM among them."""
+"""Of linked files that this run has read: snapshots of one build share almost all of them."""
 _CAPABILITY = "security.capability"
 
 
@@ -107,7 +107,10 @@ class Staging:
 def _describe(name: str, origin: str, target: Path, how: str) -> HeldFile:
     found = target.lstat()
     version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    digest = _DIGESTS[version] = _DIGESTS.get(version) or file_digest(target)
+    digest = _DIGESTS.get(version, "") if how == "link" else ""
+    digest = digest or file_digest(target)
+    if how == "link":
+        _DIGESTS[version] = digest
     return HeldFile(name, origin, found.st_size, found.st_mtime_ns, digest, how)
 
 
