@@ -62,13 +62,6 @@ class Cluster:
         made.configure(**_OPTIONS)
         return made
 
-    @classmethod
-    def run(cls, root: ThrowawayRoot, name: str, **options: str) -> "Cluster":
-        """Create it and start its server."""
-        made = cls.create(root, name, **options)  # type: ignore[arg-type]
-        made.start()
-        return made
-
     @property
     def data(self) -> str:
         return f"/var/lib/postgresql/{self.version}/{self.name}"

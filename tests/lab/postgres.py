@@ -12,18 +12,19 @@ module of the third fails as one of the older build fails with the newer: undefi
 
 from subprocess import CompletedProcess
 
-from holdover.demo.archive import HOST_PACKAGES, RELEASE, Recipe, builds
+from holdover.demo.archive import HOST_PACKAGES, RELEASE, Recipe, builds, existing_sources
 from holdover.demo.root import ThrowawayRoot
 from holdover.looking import Progress
-from lab.distributions import TRIXIE, download_next
+from lab.distributions import BULLSEYE, TRIXIE, download_next
 
-__all__ = ["RECIPE", "RECIPE_TO_TRIXIE", "PACKAGES", "MODULES", "THIRD", "prepare_servers", "update", "update_to_third", "versions"]
+__all__ = ["RECIPE", "RECIPE_TO_TRIXIE", "RECIPE_OF_TWO_MAJORS", "PACKAGES", "MODULES", "THIRD", "prepare_servers", "update", "update_to_third", "versions"]
 
 PACKAGES = (
     *("postgresql-15", "postgresql-client-15", "postgresql-plperl-15", "postgresql-plpython3-15"),
     "libpq5",
 )
 """What a point update changes; libpq5 is built from the same source."""
+MAJORS = ("postgresql-13", "postgresql-15")
 MODULES = "/usr/lib/postgresql/15/lib"
 THIRD = "/srv/third"
 
@@ -36,24 +37,20 @@ mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 """
 
-# Arguments: the version to start from, the directory for the packages. "er" and "fQ" have the same
+# Arguments: a package, its version to start from, the directory for the new one. "er" and "fQ" have the same
 # GNU hash (33 * e + r), with any text around them: the hash tables stay true. The same bytes are
 # replaced in the bitcode, from which the server compiles. The build-id is a note of 20 bytes.
 _REPACK = """
 set -e
-mkdir -p "$2" /srv/repack
-for name in postgresql-15 postgresql-plperl-15 postgresql-plpython3-15; do
-    deb=$(ls /var/cache/apt/archives/${name}_${1}_*.deb)
-    dpkg-deb --raw-extract "$deb" /srv/repack/$name
-    cd /srv/repack/$name
-    find usr/lib/postgresql/15 -type f -exec sed -i 's/errfinish/fQrfinish/g' {} +
-    for file in $(find usr/lib/postgresql/15 -name '*.so') usr/lib/postgresql/15/bin/postgres; do
-        test ! -e $file || python3 -I -c "$3" $file
-    done
-    sed -i "s/$1/$1.third/g" DEBIAN/control
-    find usr -type f -exec md5sum {} + >DEBIAN/md5sums
-    dpkg-deb --build -Znone /srv/repack/$name "$2"
-done
+mkdir -p "$3" /srv/repack
+deb=$(ls /var/cache/apt/archives/$1_$2_*.deb)
+dpkg-deb --raw-extract "$deb" /srv/repack
+cd /srv/repack
+find usr/lib/postgresql -type f -exec sed -i 's/errfinish/fQrfinish/g' {} +
+find usr/lib/postgresql -type f -name '*.so' -o -type f -name postgres | xargs python3 -I -c "$4"
+sed -i "s/$2/$2.third/g" DEBIAN/control
+find usr -type f -exec md5sum {} + >DEBIAN/md5sums
+dpkg-deb --build -Znone /srv/repack "$3"
 rm -r /srv/repack
 """
 # what each copy of the base would have to carry and no test installs
@@ -63,11 +60,11 @@ find /var/cache/apt/archives -name '*.deb' ! -name 'postgresql*-15_*' ! -name 'l
 # The note of the build-id: name size 4, size 20, type 3, "GNU".
 _RESTAMP = r"""
 import sys
-content = open(sys.argv[1], "rb").read()
 head = b"\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0"
-before, found, after = content.partition(head)
-assert found and head not in after
-open(sys.argv[1], "wb").write(before + found + bytes(255 - x for x in after[:20]) + after[20:])
+for name in sys.argv[1:]:
+    before, found, after = open(name, "rb").read().partition(head)
+    assert found and head not in after
+    open(name, "wb").write(before + found + bytes(255 - x for x in after[:20]) + after[20:])
 """
 
 
@@ -99,7 +96,12 @@ def _fill(root: ThrowawayRoot, progress: Progress) -> None:
     progress(f"downloading PostgreSQL {newer} for later")
     root.apt("install", "--download-only", *(f"{package}={newer}" for package in PACKAGES))
     progress("making a third build of it")
-    root.run("sh", "-c", _REPACK, "sh", newer, THIRD, _RESTAMP)
+    for package in ("postgresql-15", "postgresql-plperl-15", "postgresql-plpython3-15"):
+        _make_third(root, package, newer)
+
+
+def _make_third(root: ThrowawayRoot, package: str, newer: str) -> None:
+    root.run("sh", "-c", _REPACK, "sh", package, newer, THIRD, _RESTAMP)
 
 
 def _fill_for_the_next(root: ThrowawayRoot, progress: Progress) -> None:
@@ -111,7 +113,30 @@ def _fill_for_the_next(root: ThrowawayRoot, progress: Progress) -> None:
     download_next(root, TRIXIE, progress)
 
 
+def _fill_with_two_majors(root: ThrowawayRoot, progress: Progress) -> None:
+    """PostgreSQL 13 of Debian 11 beside Debian 12's 15, as on a host that was upgraded once.
+
+    A server of 13.16 works with the modules of 13.23; so both get a third build.
+    """
+    prepare_servers(root)
+    sources = existing_sources(BULLSEYE, progress)
+    root.run("tee", "/etc/apt/sources.list.d/bullseye.list", text="\n".join([*sources, ""]))
+    root.apt("update")
+    for package in MAJORS:
+        older, newer = builds(root, package)
+        client = package.replace("-", "-client-")
+        progress(f"installing {package} {older} in it")
+        root.apt("install", f"{package}={older}", f"{client}={older}")
+        progress(f"making a third build of {newer}")
+        root.apt("install", "--download-only", f"{package}={newer}", f"{client}={newer}")
+        _make_third(root, package, newer)
+        root.apt("clean")
+
+
 RECIPE = Recipe("postgres-update", RELEASE, _fill, (*HOST_PACKAGES, "procps"))
 RECIPE_TO_TRIXIE = Recipe(
     "postgres-to-trixie", RELEASE, _fill_for_the_next, (*HOST_PACKAGES, "procps")
+)
+RECIPE_OF_TWO_MAJORS = Recipe(
+    "postgres-majors", RELEASE, _fill_with_two_majors, (*HOST_PACKAGES, "procps")
 )
