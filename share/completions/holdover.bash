@@ -3,7 +3,7 @@
 
 _holdover_processes()
 {
-    find /proc/[0-9]*/exe -maxdepth 0 \( -lname '/usr/bin/qemu-system-*' -o -lname '/usr/bin/qemu-system-* (deleted)' -o -lname '/usr/bin/kvm' -o -lname '/usr/bin/kvm (deleted)' -o -lname '/usr/libexec/qemu-kvm' -o -lname '/usr/libexec/qemu-kvm (deleted)' -o -lname '/usr/bin/qemu-storage-daemon' -o -lname '/usr/bin/qemu-storage-daemon (deleted)' -o -lname '/usr/bin/qemu-nbd' -o -lname '/usr/bin/qemu-nbd (deleted)' \) 2>/dev/null | cut -d/ -f3
+    find /proc/[0-9]*/exe -maxdepth 0 \( -lname '/usr/lib/postgresql*/bin/postgres' -o -lname '/usr/lib/postgresql*/bin/postgres (deleted)' -o -lname '/usr/lib/postgresql/*/bin/postgres' -o -lname '/usr/lib/postgresql/*/bin/postgres (deleted)' -o -lname '/usr/pgsql-*/bin/postgres' -o -lname '/usr/pgsql-*/bin/postgres (deleted)' -o -lname '/usr/bin/postgres' -o -lname '/usr/bin/postgres (deleted)' -o -lname '/usr/libexec/postgresql*/postgres' -o -lname '/usr/libexec/postgresql*/postgres (deleted)' -o -lname '/usr/bin/qemu-system-*' -o -lname '/usr/bin/qemu-system-* (deleted)' -o -lname '/usr/bin/kvm' -o -lname '/usr/bin/kvm (deleted)' -o -lname '/usr/libexec/qemu-kvm' -o -lname '/usr/libexec/qemu-kvm (deleted)' -o -lname '/usr/bin/qemu-storage-daemon' -o -lname '/usr/bin/qemu-storage-daemon (deleted)' -o -lname '/usr/bin/qemu-nbd' -o -lname '/usr/bin/qemu-nbd (deleted)' \) 2>/dev/null | cut -d/ -f3
 }
 
 _holdover_snapshots()
@@ -39,7 +39,7 @@ _holdover()
             run) ;;
         esac
         case ${COMP_WORDS[1]},$before in
-            protect,--delivery) arguments='run environment mount fallback-dir preload' words= ;;
+            protect,--delivery) arguments='run environment variable mount fallback-dir preload' words= ;;
             rescue,--from) arguments="$(compgen -d -- "$current")" words= ;;
             demo,--cache) arguments="$(compgen -d -- "$current")" words= ;;
             *,-o) arguments='programs.disabled= deliveries= store.objects= store.state= store.budget= lock.timeout= hook.budget= hook.veto= look.budget= pins.lifetime= timer.protect= rescue.network= rescue.releases= rescue.snapshot_archive= rescue.debuginfod= libvirt.protect= journal.enabled= metrics.directory=' words= ;;

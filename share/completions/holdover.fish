@@ -2,7 +2,7 @@
 # fish completion for holdover(8), written by `make generated`.
 
 function __holdover_processes
-    sh -c 'find /proc/[0-9]*/exe -maxdepth 0 \\( -lname \'/usr/bin/qemu-system-*\' -o -lname \'/usr/bin/qemu-system-* (deleted)\' -o -lname \'/usr/bin/kvm\' -o -lname \'/usr/bin/kvm (deleted)\' -o -lname \'/usr/libexec/qemu-kvm\' -o -lname \'/usr/libexec/qemu-kvm (deleted)\' -o -lname \'/usr/bin/qemu-storage-daemon\' -o -lname \'/usr/bin/qemu-storage-daemon (deleted)\' -o -lname \'/usr/bin/qemu-nbd\' -o -lname \'/usr/bin/qemu-nbd (deleted)\' \\) 2>/dev/null | cut -d/ -f3'
+    sh -c 'find /proc/[0-9]*/exe -maxdepth 0 \\( -lname \'/usr/lib/postgresql*/bin/postgres\' -o -lname \'/usr/lib/postgresql*/bin/postgres (deleted)\' -o -lname \'/usr/lib/postgresql/*/bin/postgres\' -o -lname \'/usr/lib/postgresql/*/bin/postgres (deleted)\' -o -lname \'/usr/pgsql-*/bin/postgres\' -o -lname \'/usr/pgsql-*/bin/postgres (deleted)\' -o -lname \'/usr/bin/postgres\' -o -lname \'/usr/bin/postgres (deleted)\' -o -lname \'/usr/libexec/postgresql*/postgres\' -o -lname \'/usr/libexec/postgresql*/postgres (deleted)\' -o -lname \'/usr/bin/qemu-system-*\' -o -lname \'/usr/bin/qemu-system-* (deleted)\' -o -lname \'/usr/bin/kvm\' -o -lname \'/usr/bin/kvm (deleted)\' -o -lname \'/usr/libexec/qemu-kvm\' -o -lname \'/usr/libexec/qemu-kvm (deleted)\' -o -lname \'/usr/bin/qemu-storage-daemon\' -o -lname \'/usr/bin/qemu-storage-daemon (deleted)\' -o -lname \'/usr/bin/qemu-nbd\' -o -lname \'/usr/bin/qemu-nbd (deleted)\' \\) 2>/dev/null | cut -d/ -f3'
 end
 
 function __holdover_snapshots
@@ -38,7 +38,7 @@ complete -c holdover -n '__fish_seen_subcommand_from explain' -a '(__holdover_pr
 complete -c holdover -n '__fish_seen_subcommand_from preview' -s v -l verbose -d 'show each module as well'
 complete -c holdover -n '__fish_seen_subcommand_from protect' -l dry-run -d 'say what would be done, and why'
 complete -c holdover -n '__fish_seen_subcommand_from protect' -l rehearse -d 'deliver only what loads in a scratch process, see `holdover rehearse`'
-complete -c holdover -n '__fish_seen_subcommand_from protect' -l delivery -x -a 'run environment mount fallback-dir preload' -d 'only this one; overrides the setting deliveries'
+complete -c holdover -n '__fish_seen_subcommand_from protect' -l delivery -x -a 'run environment variable mount fallback-dir preload' -d 'only this one; overrides the setting deliveries'
 complete -c holdover -n '__fish_seen_subcommand_from protect' -a '(__holdover_processes)'
 complete -c holdover -n '__fish_seen_subcommand_from rehearse' -a '(__holdover_processes)'
 complete -c holdover -n '__fish_seen_subcommand_from release' -l force -d 'even if a late load may kill it'

@@ -28,22 +28,35 @@ def read_build(file: BinaryIO, program: Program) -> Build:
     return Build(
         program=program.name,
         build_id=elf.build_id,
-        stamp=stamp[0].decode() if stamp else None,
+        stamp=_text_of(stamp[0]) if stamp else None,
         version=version,
         directories=tuple(Path(name) for name in _all_groups(program.directory, constants)),
         fallback=program.fallback.of(version, constants) if program.fallback else None,
+        exact=program.exact,
+        by_file=program.by_file,
+        harmless=program.poison is None,
     )
 
 
 def read_module_names(file: BinaryIO, program: Program) -> frozenset[str]:
-    """Names of all modules that the executable may ask for, and some that it never will."""
+    """Names of all modules that the executable may ask for, and some that it never will.
+
+    Empty if it may ask for any.
+    """
+    if program.modules is None:
+        return frozenset()
     constants = b"\0".join(_constant_data(ElfFile(file)))
     return frozenset(_all_groups(program.modules, constants))
 
 
 def read_module_stamp(file: BinaryIO, program: Program) -> str:
-    """The stamp that a module exports, or ""; raises `ElfError` if it is malformed."""
-    for name in HashedSymbols(ElfFile(file)).defined_names():
+    """The stamp that a module carries, or ""; raises `ElfError` if it is malformed."""
+    elf = ElfFile(file)
+    if program.stamp_in == "data":  # beside pointers it is in what the loader makes constant
+        whole = elf.searched((segment.offset, segment.file_size) for segment in elf.loads)
+        found = program.stamp.search(b"\0".join(whole))
+        return _text_of(found[0]) if found else ""
+    for name in HashedSymbols(elf).defined_names():
         if program.stamp.fullmatch(name.encode("utf-8", "surrogateescape")):
             return name
     return ""
@@ -85,6 +98,11 @@ def _constant_places(elf: ElfFile) -> Iterator[tuple[int, int]]:
             yield segment.offset, start - first
             first = start + size
         yield segment.offset + first - segment.address, end - first
+
+
+def _text_of(stamp: bytes) -> str:
+    """As it is if it is a name, else in hexadecimal digits."""
+    return stamp.decode() if stamp.isascii() and stamp.decode().isprintable() else stamp.hex()
 
 
 def _first_group(pattern: re.Pattern[bytes], data: bytes) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from holdover import linux
 from holdover.errors import ProcessError, VanishedError
-from holdover.model import FileId
+from holdover.identity import FileId
 from holdover.mounted import is_of_root
 from holdover.mounts import Mount, parse_mountinfo, sharing_refusal
 from holdover.procfs import ProcFs

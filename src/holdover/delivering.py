@@ -3,10 +3,11 @@
 
 from pathlib import Path
 
-from holdover.model import Delivery, Holding, Process, Scan
+from holdover.held import Holding
+from holdover.model import Delivery, Process, Scan
 from holdover.procfs import ProcFs
 from holdover.programs import Program
-from holdover.steps.deliver import environment, fallback, run
+from holdover.steps.deliver import environment, fallback, run, variable
 from holdover.steps.deliver.mount import Mounter
 from holdover.steps.verify import verify
 from holdover.store import Store
@@ -28,7 +29,9 @@ def point(
         case Delivery.RUN:
             run.deliver(proc, process, store.leads, holding.view)
         case Delivery.ENVIRONMENT:
-            environment.deliver(proc, process, program.variable, holding.view)
+            environment.deliver(proc, process, program.environment, holding.view)
+        case Delivery.VARIABLE if program.variable:
+            variable.deliver(proc, process, program.variable, holding.view)
         case Delivery.MOUNT:
             mounter.deliver(process, holding.view)
         case Delivery.FALLBACK:
@@ -49,7 +52,9 @@ def take_back(
         case Delivery.RUN:
             run.release(process, store.leads)
         case Delivery.ENVIRONMENT:
-            environment.release(proc, process, program.variable)
+            environment.release(proc, process, program.environment)
+        case Delivery.VARIABLE if program.variable:
+            variable.release(proc, process, program.variable)
         case Delivery.MOUNT:
             mounter.release(process, holding.view)
         case Delivery.FALLBACK:

@@ -17,11 +17,12 @@ from contextlib import suppress
 from holdover.errors import MalformedError, RefusedError, VanishedError
 from holdover.procfs import ProcFs
 
-__all__ = ["wait_until_elsewhere"]
+__all__ = ["wait_until_elsewhere", "wait_until_asleep"]
 
 _WALK = 12_000_000  # ns: of one that runs the kernel counts them at each tick, 10 ms at the longest
 _PATIENCE = 5.0  # s
 _HINT = "try again when it runs"
+_HINT_AT_REST = "try again when it waits for something"
 
 
 def wait_until_elsewhere(proc: ProcFs, pid: int) -> None:
@@ -38,6 +39,26 @@ def wait_until_elsewhere(proc: ProcFs, pid: int) -> None:
                 f"process {pid} had a delivery before, and does not get on in its code", hint=_HINT
             )
         time.sleep(0.001 if began else 0)
+
+
+def wait_until_asleep(proc: ProcFs, pid: int) -> None:
+    """Come back when every thread was just seen to sleep in a system call.
+
+    Raises `RefusedError` if they never all do.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while not all(_sleeps(proc, pid, thread) for thread in proc.threads(pid)):
+        if time.monotonic() > deadline:
+            raise RefusedError(f"process {pid} is never at rest", hint=_HINT_AT_REST)
+        time.sleep(0.001)
+
+
+def _sleeps(proc: ProcFs, pid: int, thread: int) -> bool:
+    try:
+        call = proc.read(pid, f"task/{thread}/syscall")
+    except VanishedError:
+        return True
+    return not call.startswith(("running", "-1"))
 
 
 def _has_left(proc: ProcFs, pid: int, thread: int, began: int) -> bool:

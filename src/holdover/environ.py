@@ -21,9 +21,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from holdover.errors import MalformedError, UnsupportedError
-from holdover.loaded import PAGE, Loaded, defining, executable, libc, start_up_libraries
+from holdover.loaded import Loaded, defining, executable, libc, start_up_libraries
 from holdover.memory import Memory
 from holdover.procfs import Mapping, ProcFs
+from holdover.slack import tail
 
 __all__ = [
     "MARK",
@@ -119,10 +120,10 @@ class Layout:
         """Unused ends of last pages: of the executable, then of libraries that never go away."""
         proc, pid, maps = self._proc, self._pid, self._maps
         break_at = proc.stat(pid).start_brk
-        yield from _tail(maps, break_at, self._executable)
+        yield from tail(maps, break_at, self._executable)
         needed = self._executable.anatomy.needed
         for library in start_up_libraries(proc, pid, maps, needed):
-            yield from _tail(maps, break_at, library)
+            yield from tail(maps, break_at, library)
 
 
 def read_environment(
@@ -226,32 +227,6 @@ def our_entries(memory: Memory, layout: Layout, entries: tuple[int, ...], name: 
             if memory.read(start, len(MARK)) == MARK:
                 ours |= {entry for entry in named if start <= entry < end}
     return ours
-
-
-def _tail(maps: Sequence[Mapping], break_at: int, loaded: Loaded) -> Iterator[tuple[int, int]]:
-    writable = [segment for segment in loaded.anatomy.loads if segment.writable]
-    if not writable:
-        return
-    last = max(writable, key=lambda s: s.address)
-    end_of_bss = loaded.base + last.address + last.memory_size
-    start, end = -(-end_of_bss // 16) * 16, -(-end_of_bss // PAGE) * PAGE
-    if end - PAGE <= break_at < end or end - start <= len(MARK):
-        return  # the heap begins there, or there is nothing
-    if _is_its_own(maps, loaded, loaded.base + last.address, end):
-        yield start, end
-
-
-def _is_its_own(maps: Sequence[Mapping], loaded: Loaded, start: int, end: int) -> bool:
-    """All from `start` to `end` is the object's file or its zeros, and the last page writable."""
-    at = start // PAGE * PAGE
-    for mapping in maps:
-        if mapping.start <= at < mapping.end:
-            if mapping.file != loaded.file and mapping.file.inode:
-                return False
-            if mapping.end >= end:
-                return mapping.permissions == "rw-p"
-            at = mapping.end
-    return False
 
 
 def array_image(half: Half, entries: tuple[int, ...], string: bytes) -> bytes:

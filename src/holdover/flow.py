@@ -20,19 +20,19 @@ from holdover.errors import (
     UnreadableError,
     VanishedError,
 )
+from holdover.held import Holding, Lease
+from holdover.identity import ProcessId
 from holdover.judging import READY
 from holdover.lateloads import LateLoads
 from holdover.looking import Looking, holding_of
 from holdover.model import (
     Capture,
     Delivery,
-    Holding,
     Item,
-    Lease,
     Module,
     Outcome,
+    Plan,
     Process,
-    ProcessId,
     Result,
     Scan,
     State,
@@ -40,7 +40,7 @@ from holdover.model import (
 from holdover.steps.deliver.run import in_the_way, place_of
 from holdover.steps.plan import Aim, Touches, always
 from holdover.steps.scan import scan
-from holdover.steps.verify import verify
+from holdover.steps.verify import loaded_twice, verify
 
 if TYPE_CHECKING:
     from holdover.steps.collect import Collected
@@ -58,6 +58,8 @@ class Holdover(Looking):
     """Snapshots taken in this run, by what was wanted."""
     _modules: tuple[Module, ...] = field(default=(), init=False)
     """What lay on disk when we looked."""
+    _known_as: dict[int, str] = field(default_factory=dict, init=False)
+    """Names of the processes that were seen; what one has forked is known by its name."""
     _read: dict[str, str] = field(default_factory=dict, init=False)
     """What a full reading in this run found wrong with each snapshot."""
 
@@ -74,6 +76,7 @@ class Holdover(Looking):
         with self.writing():
             seen = self._scan(pids, installed=aim is Aim.PROTECT)
             self._modules = seen.modules
+            self._known_as = {p.id.pid: p.name for p in seen.processes}
             tidy(self.store, seen, everybody=False)
             decided = self._decide(seen, aim, touches)
             before = self.store.ids()
@@ -81,7 +84,8 @@ class Holdover(Looking):
             self._read.clear()
             self._known = self.store.holdings()
             asked = [item for item in decided.items if item.deliver is Delivery.PRELOAD]
-            outcomes = [self._serve(item) for item in decided.items if item not in asked]
+            outcomes = [self._serve(i) for i in _leaders_first(decided) if i not in asked]
+            outcomes += self._serve_newcomers(seen, outcomes, aim, touches)
             problems: list[str] = []
             if transaction is not None:
                 problems += decided.problems
@@ -90,6 +94,19 @@ class Holdover(Looking):
             taken = tuple(sorted({*self._taken.values()} - before))
             problems = list(filter(None, problems))
             return Result(tuple(outcomes), tuple(problems), decided.unreadable, taken)
+
+    def _serve_newcomers(
+        self, seen: Scan, outcomes: Collection[Outcome], aim: Aim, touches: Touches
+    ) -> list[Outcome]:
+        """Whoever was forked after the look, and before his parent was served."""
+        served = {o.process.id.pid for o in outcomes if o.changed and o.process.part_of is None}
+        forking = {p.id.pid for p in seen.processes if self.program_of(p).workers}
+        known = {p.id.pid for p in seen.processes}
+        new = [pid for pid in self.proc.children(served & forking) if pid not in known]
+        if not new:
+            return []
+        decided = self._decide(self._scan(new, workers=False), aim, touches)
+        return [self._serve(item) for item in decided.items]
 
     def _serve(self, item: Item) -> Outcome:
         process = item.process
@@ -123,7 +140,8 @@ class Holdover(Looking):
         if delivery is Delivery.FALLBACK:
             holding = in_place(self.store, process, holding)
         self._check(holding, process, delivery)
-        lease = self.lease(process.id, holding.snapshot.id, process.name, str(delivery))
+        name = self._known_as.get(process.part_of or process.id.pid, process.name)
+        lease = self.lease(process.id, holding.snapshot.id, name, str(delivery))
         self.store.add_lease(lease)  # before the delivery: a kill in between leaks nothing
         if delivery is Delivery.FALLBACK and any(not late.origin for late in process.own):
             return self._promise(item, lease)
@@ -216,6 +234,8 @@ class Holdover(Looking):
             failure = self.proven.get(holding.snapshot.id, "this is another snapshot; try again")
             if failure:
                 raise RefusedError(f"rehearsal: {failure}")
+        if twice := loaded_twice(process, holding):
+            raise RefusedError(f"process {process.id.pid}: {twice}, and would load it once more")
         if delivery is not Delivery.MOUNT:
             hidden = verify(self.proc, process, holding, holding.view)
             if hidden:
@@ -279,3 +299,8 @@ class Holdover(Looking):
         for lease in self.store.leases_of(process):
             if lease != but:
                 self.store.drop_lease(lease)
+
+
+def _leaders_first(decided: Plan) -> list[Item]:
+    """Whoever is forked after that has what who forks it was given."""
+    return sorted(decided.items, key=lambda item: item.process.part_of is not None)

@@ -49,7 +49,10 @@ class Foresight:
         try:
             with self.late.on_behalf_of(process.id.pid):
                 on_disk = self.late.of(
-                    sight, self._on_disk(build, directories(process, self.views))
+                    sight,
+                    self._on_disk(build, directories(process, self.views)),
+                    doubtful=process.outlived,
+                    by_file=build.by_file,
                 )
                 view = self._view(process)
                 late = self.late.of(sight, self.late.modules_in(view), view) if view else on_disk
@@ -101,7 +104,8 @@ class Foresight:
     def installed(self, found: Installed) -> Installed:
         own = self._on_disk(found.build, found.build.directories)
         try:
-            return replace(found, own=self.late.of(self.late.installed(found.path), own))
+            sight, by_file = self.late.installed(found.path), found.build.by_file
+            return replace(found, own=self.late.of(sight, own, by_file=by_file))
         except (HoldoverError, OSError) as error:
             return replace(found, unforeseen=str(error))
 

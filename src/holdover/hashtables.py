@@ -17,6 +17,7 @@ __all__ = ["HashedSymbols", "Symbol"]
 DT_HASH, DT_GNU_HASH = 4, 0x6FFFFEF5
 
 _SYMBOL = struct.Struct("<IBBHQQ")
+_STT_OBJECT = 1
 _MAX_SYMBOLS = 1 << 20
 _MAX_CHAIN = 1 << 16  # symbols of one bucket of a hash table
 
@@ -27,6 +28,8 @@ class Symbol:
     value: int
     size: int
     defined: bool
+    is_data: bool = False
+    """A variable, of which there is one in each process."""
 
 
 class HashedSymbols:
@@ -56,8 +59,11 @@ class HashedSymbols:
 
     def _symbol_at(self, index: int) -> Symbol:
         address = self._elf.dynamic_value(DT_SYMTAB) + index * _SYMBOL.size
-        name, _, _, section, value, size = _SYMBOL.unpack(self._elf.read_at(address, _SYMBOL.size))
-        return Symbol(self._elf.string(name), value, size, section != SHN_UNDEF)
+        name, info, _, section, value, size = _SYMBOL.unpack(
+            self._elf.read_at(address, _SYMBOL.size)
+        )
+        is_data = info & 15 == _STT_OBJECT
+        return Symbol(self._elf.string(name), value, size, section != SHN_UNDEF, is_data)
 
     def _hash_candidates(self, name: bytes) -> Iterator[int]:
         if DT_GNU_HASH in self._elf.tags:

@@ -9,6 +9,16 @@ __all__ = ["HINTS"]
 
 HINTS = (
     (
+        "postgresql",
+        (
+            "postgresql",
+            "postgresql-*",
+            "postgresql[0-9]*",
+        ),
+        r"postgres",
+        r"(/usr/(?:lib(?:64)?/(?:postgresql(?:/?[0-9]+(?:/lib)?)?|pgsql)|pgsql-[0-9]+/lib))",
+    ),
+    (
         "qemu",
         (
             "qemu-system-*",

@@ -5,15 +5,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from holdover.model import Delivery, Holding, Item, Module, Process, Purpose, State
+from holdover.held import Holding, Purpose
+from holdover.model import Delivery, Item, Module, Process, State
 from holdover.search import directories as where
 from holdover.search import first_found
 
-__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "READY", "failure_of", "no_preload"]
+__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "READY", "SUCCESSOR", "failure_of", "no_preload"]
 
 BAD_STATES = (State.AT_RISK, State.POISONED)
 READY = "what is held for it comes into play when they are replaced"
 LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
+SUCCESSOR = "its executable was replaced by a later build, whose modules it would load"
 
 
 class Judge:
@@ -73,7 +75,7 @@ class Judge:
     def _delivered(self, process: Process) -> tuple[Delivery, Holding] | None:
         """The view that the process finds first; the environment comes before the directory."""
         if pointed_at := self._pointed_at(process):
-            return Delivery.RUN if process.place else Delivery.ENVIRONMENT, pointed_at
+            return Delivery.RUN if process.place else process.pointed_by, pointed_at
         for holding in self.holdings:
             covered = holding.view_file is not None and holding.view_file == process.covered_by
             if covered and not self.looks_elsewhere_first(process):
@@ -101,6 +103,8 @@ class Judge:
             replace(process, late=process.own) if process.fallback else process
         ):
             return State.AT_RISK, failing
+        if process.outlived:
+            return State.CURRENT, SUCCESSOR
         if process.look_alike:
             return State.CURRENT, LOOK_ALIKE
         if not modules:
@@ -143,7 +147,8 @@ def failure_of(process: Process) -> str:
     if not failing:
         return ""
     names = _first_few([late.name for late in failing])
-    return f"{len(failing)} of its own modules would not load, {names}: {failing[0].problem}"
+    whose = "the modules on disk" if process.outlived else "its own modules"
+    return f"{len(failing)} of {whose} would not load, {names}: {failing[0].problem}"
 
 
 def _poisoned(process: Process) -> str:

@@ -19,10 +19,11 @@ from holdover.dlopened import suggested_names
 from holdover.elf import ElfFile
 from holdover.errors import ElfError, HoldoverError, MalformedError, UnreadableError
 from holdover.forecast import Forecast, World, forecast, start_up, unresolved
+from holdover.identity import FileId
 from holdover.libraries import CACHE, Libraries, read_library
 from holdover.linker import Found, Library, candidates
 from holdover.loaded import mapped_objects
-from holdover.model import FileId, LateLoad, Module, Needed, Process
+from holdover.model import LateLoad, Module, Needed, Process
 from holdover.procfs import DELETED, Mapping, ProcFs
 from holdover.rooted import RootedLibraries
 from holdover.sight import Sight
@@ -77,18 +78,26 @@ class LateLoads:
         self._distrusted: dict[Path, str] = {}
 
     def of(
-        self, sight: Sight, modules: Iterable[Module], view: Path | None = None
+        self,
+        sight: Sight,
+        modules: Iterable[Module],
+        view: Path | None = None,
+        *,
+        doubtful: bool = False,
+        by_file: bool = False,
     ) -> tuple[LateLoad, ...]:
         """What loading each of the modules of one build would do; raises as `check_trust`.
 
         What lies in `view` the process may see at another place: whether it can be mapped as code
-        there is not looked at.
+        there is not looked at. Of modules that are `doubtful` every symbol is looked up. `by_file`
+        is as in `Build`: what is loaded, or needs nothing more, has to be held as it is.
         """
         modules, found = tuple(modules), []
         for module in modules:
             key = (id(sight), module.path)
             if key not in self._late:
-                self._late[key] = self._late_load(sight, module, modules, view)
+                late = self._late_load(sight, module, modules, view, doubtful=doubtful)
+                self._late[key] = self._as_it_is(sight, late) if by_file else late
             found.append(self._late[key])
         return tuple(found)
 
@@ -121,7 +130,8 @@ class LateLoads:
         """With its LD_LIBRARY_PATH, and what it has mapped now; or why that cannot be told."""
         pid, library_path = process.id.pid, ""
         try:
-            library_path = self.library_path(pid)
+            # who was forked has its own from there, and may have written its title over it
+            library_path = self.library_path(process.part_of or pid)
             sight = self.process(pid, maps, library_path)
             return replace(process, library_path=library_path), sight
         except (HoldoverError, OSError) as error:
@@ -205,7 +215,13 @@ class LateLoads:
     # -- what is foreseen ----------------------------------------------------------------------
 
     def _late_load(
-        self, sight: Sight, module: Module, siblings: tuple[Module, ...], view: Path | None
+        self,
+        sight: Sight,
+        module: Module,
+        siblings: tuple[Module, ...],
+        view: Path | None,
+        *,
+        doubtful: bool,
     ) -> LateLoad:
         try:
             there = sight.forecast(module.path)
@@ -214,15 +230,26 @@ class LateLoads:
             library, seen = there
             sight.check_trust(seen)
             problem, other = self._problem(sight, library, seen, view), False
-            if self.deep and not problem:
-                problem, other = _undefined(sight, library, seen, siblings)
+            if (self.deep or doubtful) and not problem:
+                problem, other = _undefined(sight, library, seen, siblings, doubtful=doubtful)
         except ElfError as error:
             return LateLoad(module.name, module.path, problem=error.message)
         found = (*seen.closure.found, *sight.started_with(seen), *seen.closure.named)
         found = (*found, *sight.companions)
         needs, unheld = self._sorted_out(found)
         order = (*seen.order, *sight.resolvers) if seen.order else ()
-        return LateLoad(module.name, module.path, problem, other, needs, order, unheld)
+        file = (library.file, library.size, library.mtime_ns)
+        return LateLoad(module.name, module.path, problem, other, needs, order, unheld, "", *file)
+
+    def _as_it_is(self, sight: Sight, late: LateLoad) -> LateLoad:
+        """Without what it needs, if that is mapped in every process of the build, or it is itself.
+
+        Held like that it is not rewritten, and stays the file that it was.
+        """
+        loaded = any(library.file == late.file for library in sight.world.mapped.values())
+        if loaded or all(name in sight.world.start_up for name in late.order):
+            return replace(late, needs=(), order=(), unheld=())
+        return late
 
     # -- how it would go -----------------------------------------------------------------------
 
@@ -302,9 +329,14 @@ class LateLoads:
 
 
 def _undefined(
-    sight: Sight, module: Library, seen: Forecast, siblings: tuple[Module, ...]
+    sight: Sight,
+    module: Library,
+    seen: Forecast,
+    siblings: tuple[Module, ...],
+    *,
+    doubtful: bool,
 ) -> tuple[str, bool]:
-    """What nothing would define, and whether the executable should have."""
+    """What nothing would define, and whether another executable of the build does instead."""
     around = sight.surroundings(siblings)
     wanted = unresolved(module, seen, sight.world, sight.files.symbols, around)
     for library, symbol in wanted:
@@ -312,6 +344,8 @@ def _undefined(
             return f"{library.soname or library.path.name} needs {symbol}, which nothing has", False
         if symbol.version:
             return f"it needs {symbol}, which nothing has", False
+        if doubtful:  # it is of another build
+            return f"undefined symbol {symbol}", False
         return f"it needs {symbol}, which this executable has not", True
     return "", False
 

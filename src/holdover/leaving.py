@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from holdover.errors import HoldoverError, VanishedError
 from holdover.flow import Holdover
-from holdover.model import Holding, Process, ProcessId, Scan
+from holdover.held import Holding
+from holdover.identity import ProcessId
+from holdover.model import Process, Scan
 from holdover.releasing import release
 
 __all__ = ["leave", "Departure", "Kept", "Left"]

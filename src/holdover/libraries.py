@@ -26,11 +26,11 @@ from holdover.errors import (
     UnreadableError,
 )
 from holdover.hwcaps import hwcaps_directories
+from holdover.identity import FileId
 from holdover.ldcache import parse_cache
 from holdover.ldconf import parse_conf
 from holdover.linker import Library, System
 from holdover.loaded import is_loaded, mapped_objects
-from holdover.model import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id, mapped_name, open_regular
 from holdover.symbols import Symbols, read_symbols
 from holdover.trust import distrust_file

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from holdover.errors import ElfError
-from holdover.model import FileId
+from holdover.identity import FileId
 
 __all__ = [
     "Library",

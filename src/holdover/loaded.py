@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from holdover.elf import ElfFile, Segment
 from holdover.errors import ElfError, UnsupportedError
-from holdover.hashtables import HashedSymbols
-from holdover.model import FileId
+from holdover.hashtables import HashedSymbols, Symbol
+from holdover.identity import FileId
 from holdover.procfs import DELETED, Mapping, ProcFs, mapped_name
 from holdover.symbols import slot_of
 
@@ -35,7 +35,8 @@ _LIBC = re.compile(r"/libc(-2\.\d+\.so|\.so\.6)( \(deleted\))?$")
 _MAX_PARTS = 64  # mappings and segments of an object; the loader makes about five of each
 _SHARED = re.compile(r"\.so(\.[0-9.]+)?$")
 _LOADER = re.compile(r"/ld[-.][^/]*$")
-_Question = Callable[[BinaryIO], int | None]
+T = TypeVar("T")
+_Question = Callable[[BinaryIO], T | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,18 @@ class Loaded:
     anatomy: Anatomy
     file: FileId
     base: int
-    ask: Callable[[_Question], int | None]
+    ask: Callable[[_Question[Any]], Any]
     """The answer of the object's file."""
 
     def address_of(self, symbol: str) -> int | None:
         """Where the object defines `symbol`, if it does."""
-        return self._loaded_at(self.ask(_value_of(symbol)))
+        found = self.symbol(symbol)
+        return self._loaded_at(found.value if found else None)
+
+    def symbol(self, name: str) -> Symbol | None:
+        """What the object defines under that name; its value is without the base."""
+        found: Symbol | None = self.ask(_symbol(name))
+        return found
 
     def slot_of(self, symbol: str) -> int | None:
         """Where the loader wrote down where it found `symbol` for the object, if it did."""
@@ -76,21 +83,17 @@ class Loaded:
         return None if address is None else self.base + address
 
 
-def _finder(proc: ProcFs, pid: int, name: str) -> Callable[[_Question], int | None]:
+def _finder(proc: ProcFs, pid: int, name: str) -> Callable[[_Question[Any]], Any]:
     return lambda question: proc.answer(pid, name, question)
 
 
 @functools.lru_cache  # the same function each time, or no answer would be known
-def _value_of(symbol: str) -> _Question:
-    def read(file: BinaryIO) -> int | None:
-        found = HashedSymbols(ElfFile(file)).find(symbol)
-        return found.value if found else None
-
-    return read
+def _symbol(name: str) -> _Question[Symbol]:
+    return lambda file: HashedSymbols(ElfFile(file)).find(name)
 
 
 @functools.lru_cache
-def _place_of(symbol: str) -> _Question:
+def _place_of(symbol: str) -> _Question[int]:
     return lambda file: slot_of(ElfFile(file), symbol)
 
 

@@ -16,18 +16,9 @@ from holdover.errors import (
     ProcessError,
     UnreadableError,
 )
+from holdover.held import Holding
 from holdover.lateloads import PATIENCE, LateLoads
-from holdover.model import (
-    Delivery,
-    Holding,
-    Item,
-    Plan,
-    Process,
-    Rescued,
-    Scan,
-    State,
-    Unreadable,
-)
+from holdover.model import Delivery, Item, Plan, Process, Rescued, Scan, State, Unreadable
 from holdover.procfs import ProcFs
 from holdover.programs import Program, load_programs
 from holdover.search import prospects
@@ -60,7 +51,7 @@ class Looking:
     store: Store = field(default_factory=Store)
     programs: tuple[Program, ...] = field(default_factory=load_programs)
     deliveries: tuple[Delivery, ...] = (
-        *(Delivery.RUN, Delivery.ENVIRONMENT),
+        *(Delivery.RUN, Delivery.ENVIRONMENT, Delivery.VARIABLE),
         *(Delivery.MOUNT, Delivery.FALLBACK),
     )
     disabled: tuple[str, ...] = ()
@@ -85,9 +76,15 @@ class Looking:
     _known: tuple[Holding, ...] | None = field(default=None, init=False)
     """What the store holds, while we are its writer and know all that is added."""
 
-    def status(self, pids: Collection[int] = ()) -> tuple[Scan, tuple[Item, ...]]:
-        """What was seen, and the state of each process; takes no lock and changes nothing."""
-        seen = self._scan(pids, ways=False)
+    def status(
+        self, pids: Collection[int] = (), *, workers: bool = True
+    ) -> tuple[Scan, tuple[Item, ...]]:
+        """What was seen, and the state of each process; takes no lock and changes nothing.
+
+        With `workers`, also of those that these processes have forked and that go on to run the
+        same.
+        """
+        seen = self._scan(pids, ways=False, workers=workers)
         return seen, self._looked_at(seen)
 
     def _looked_at(self, seen: Scan) -> tuple[Item, ...]:
@@ -99,7 +96,7 @@ class Looking:
         """What a late load of each module would do in one process, and how."""
         from holdover.steps.explain import explain
 
-        seen, items = self.status([pid])
+        seen, items = self.status([pid], workers=False)
         late = self._late or self._foresight()
         explained = [
             explain(
@@ -152,6 +149,7 @@ class Looking:
         self,
         pids: Collection[int] = (),
         *,
+        workers: bool = True,
         installed: bool = False,
         late: bool = True,
         ways: bool = True,
@@ -164,6 +162,7 @@ class Looking:
             *self._where,
             self.deliveries if ways else (),
             pids=pids,
+            workers=workers,
             installed=installed,
             late=self._late if late else None,
             stderr=self._stderr if late else None,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from holdover.errors import DamagedError
-from holdover.model import HeldFile, Lease, ProcessId, Purpose, Snapshot
+from holdover.held import HeldFile, Lease, Purpose, Snapshot
+from holdover.identity import ProcessId
 
 __all__ = ["SCHEMA", "RECORD", "parse_manifest", "parse_record", "parse_lease", "unknown_snapshot"]
 

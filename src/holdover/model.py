@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+
+from holdover.held import Purpose
+from holdover.identity import FileId, ProcessId
 
 __all__ = [
-    "ProcessId",
-    "FileId",
     "Build",
     "Module",
     "Needed",
@@ -25,33 +25,12 @@ __all__ = [
     "Unreadable",
     "State",
     "Delivery",
-    "HeldFile",
-    "Purpose",
-    "Snapshot",
-    "Holding",
-    "Lease",
     "Capture",
     "Item",
     "Plan",
     "Outcome",
     "Result",
 ]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ProcessId:
-    """`start_time` is field 22 of proc_pid_stat(5): clock ticks after boot."""
-
-    pid: int
-    start_time: int
-
-    def __str__(self) -> str:
-        return f"{self.pid}-{self.start_time}"
-
-
-class FileId(NamedTuple):  # a look at a host makes, hashes and compares a hundred thousand
-    device: int
-    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +45,13 @@ class Build:
     """Where it looks for modules when nothing else tells it to."""
     fallback: Path | None = None
     """Where it looks for a module that it could not load from there; None if it does not."""
+    exact: bool = True
+    """No other build's modules carry its stamp, except by an accident. If not, those of a later
+    one do too, and only the symbols that they need tell whether they would load."""
+    by_file: bool = False
+    """It tells what it has loaded by the file: from another one it would load it once more."""
+    harmless: bool = False
+    """A load that fails does it no harm, however often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +96,9 @@ class LateLoad:
     """What it needs and must not be held, each with the reason."""
     origin: str = ""
     """As in `Needed`."""
+    file: FileId | None = None
+    size: int = 0
+    mtime_ns: int = 0
 
     def __hash__(self) -> int:
         return hash(self.name)  # those of a build are asked for by the thousand
@@ -141,6 +130,7 @@ class State(StrEnum):
 class Delivery(StrEnum):
     RUN = "run"
     ENVIRONMENT = "environment"
+    VARIABLE = "variable"
     MOUNT = "mount"
     FALLBACK = "fallback-dir"
     PRELOAD = "preload"
@@ -159,8 +149,14 @@ class Process:
     look_alike: bool = field(default=False, kw_only=True)
     """And what is there now is another build with the same stamp."""
     build: Build
+    part_of: int | None = field(default=None, kw_only=True)
+    """The process that forked it and runs the same; None if nobody that is looked at did."""
+    allowed: tuple[Delivery, ...] = field(default=tuple(Delivery), kw_only=True)
+    """Deliveries that are possible for programs of its kind."""
     chosen: tuple[Path, ...] = ()
-    """Directories that its environment names for modules, the one that counts first."""
+    """Directories that it is told to look in for modules, the one that counts first."""
+    pointed_by: Delivery = field(default=Delivery.ENVIRONMENT, kw_only=True)
+    """What says so."""
     place: Path | None = field(default=None, kw_only=True)
     """Directory of `holdover run` that counts first; `chosen` has where it leads, if anywhere."""
     chosen_known: bool = field(default=True, kw_only=True)
@@ -177,6 +173,8 @@ class Process:
     disk; "" if none."""
     loaded: frozenset[str] = frozenset()
     """Names of the modules that it has mapped."""
+    loaded_files: tuple[tuple[str, FileId], ...] = field(default=(), kw_only=True)
+    """And their files, where another one of the same name would be loaded once more."""
     unsupported: str = ""
     """Why nothing can be done for it; "" if something can."""
     distrusted: bool = field(default=False, kw_only=True)
@@ -199,10 +197,17 @@ class Process:
     """Why what its directory of `holdover run` leads to is no use; "" if it is."""
     no_environment: str = ""
     """Why its environment cannot be written; "" if it can."""
+    no_variable: str = field(default="", kw_only=True)
+    """Why its variable cannot be written; "" if it can."""
     no_mount: str = ""
     """Why its module directory cannot be covered; "" if it can."""
     no_fallback: str = ""
     """Why its fallback directory is no use; "" if it is."""
+
+    @property
+    def outlived(self) -> bool:
+        """Its executable was replaced, and what is on disk may be a later build's all the same."""
+        return self.replaced and not self.build.exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,92 +242,6 @@ class Scan:
     installed: tuple[Installed, ...] = ()
     foreign: int = 0
     unreadable: tuple[Unreadable, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class HeldFile:
-    """A file of a snapshot; `path` is relative to its view."""
-
-    path: str
-    origin: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    how: str
-    """link, reflink, copy, rewritten or rescued: the last three cost bytes."""
-
-
-COSTLY = ("copy", "rewritten", "rescued")
-"""Ways to hold a file that write its bytes."""
-
-
-class Purpose(StrEnum):
-    HOLD = "hold"
-    """All that the build could load when it was captured."""
-    DEFUSE = "defuse"
-    """Decoys only: nothing loads any more, and nothing kills."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the store holds for one build."""
-
-    id: str
-    purpose: Purpose
-    program: str
-    build_id: str
-    stamp: str
-    version: str
-    created: str
-    """UTC, ISO 8601."""
-    files: tuple[HeldFile, ...]
-    decoys: tuple[str, ...]
-    """Module names that are refused."""
-    unheld: tuple[tuple[str, str], ...] = ()
-    """Modules and libraries of it that are not held, each with the reason."""
-    library_path: str = ""
-    """LD_LIBRARY_PATH of the process it was taken for: others must not get what was found there."""
-
-    @property
-    def libraries(self) -> dict[str, HeldFile]:
-        """By the names they are asked for."""
-        return {f.path.removeprefix("lib/"): f for f in self.files if f.path.startswith("lib/")}
-
-    @property
-    def bytes_written(self) -> int:
-        """The rest are links, or share their blocks."""
-        return sum(file.size for file in self.files if file.how in COSTLY)
-
-    @property
-    def modules(self) -> frozenset[str]:
-        return frozenset(f.path.removesuffix(".so") for f in self.files if "/" not in f.path)
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """A snapshot as the store has it now."""
-
-    snapshot: Snapshot
-    view: Path
-    view_file: FileId | None
-    damage: str = ""
-    """What is no longer as it was captured; nothing is delivered from a damaged one."""
-    rehearsal_failure: str = ""
-    """Which of its modules did not load when that was last tried, and why."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Lease:
-    """A live process needs a snapshot. A transaction holds some while it runs, undelivered."""
-
-    process: ProcessId
-    snapshot: str
-    name: str
-    delivery: str
-    boot: str = ""
-    """The boot id; of another boot, the process is dead whoever has its numbers now."""
-    namespaces: str = ""
-    """In which pid and time namespace `process` is counted: in another one nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from holdover.builds import module_stamp, read_build
 from holdover.errors import ElfError
-from holdover.model import Build, FileId, Installed, Module, Process
+from holdover.identity import FileId
+from holdover.model import Build, Installed, Module, Process
 from holdover.procfs import file_id
 from holdover.programs import Program
 from holdover.trust import distrust
@@ -63,5 +64,8 @@ class OnDisk:
             if directory.parent != self._views and not distrust(directory)
         }
         for directory, program in directories.items():
+            definition = self._programs[program]
             for path in sorted(directory.glob("*.so")):
-                yield Module(path.stem, path, module_stamp(path, self._programs[program]))
+                stamp = module_stamp(path, definition)
+                if stamp or definition.modules is not None:  # else it is some other library
+                    yield Module(path.stem, path, stamp)

@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from holdover.errors import MalformedError, ProcessError, UnreadableError, VanishedError
-from holdover.model import FileId, Lease, ProcessId
+from holdover.held import Lease
+from holdover.identity import FileId, ProcessId
 from holdover.touching import TOUCHER
 
 __all__ = ["ProcFs", "file_id", "open_regular", "Mapping", "mapped_name"]
@@ -169,6 +170,15 @@ class ProcFs:
         """All processes, in the kernel's order; raises `UnreadableError` without a /proc."""
         with self._root_errors():
             return [int(name) for name in os.listdir(self.root) if name.isdecimal()]
+
+    def children(self, parents: Collection[int]) -> list[int]:
+        """Processes that one of these has forked."""
+        found = []
+        for pid in self.pids() if parents else ():
+            with suppress(ProcessError, MalformedError):  # it ended
+                if self.stat(pid).parent in parents:
+                    found.append(pid)
+        return found
 
     def is_process(self, pid: int) -> bool:
         """/proc also answers for threads, though it does not list them."""

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 
 from holdover.errors import HoldoverError, RefusedError
 from holdover.flow import Holdover
-from holdover.model import Holding, Item, Process, Result, State
+from holdover.held import Holding
+from holdover.model import Item, Process, Result, State
 from holdover.rehearsal import Rehearsal
 from holdover.steps.plan import Aim
 from holdover.steps.rehearse import rehearse

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.durable import store_errors
-from holdover.model import ProcessId
+from holdover.identity import ProcessId
 
 __all__ = ["Released"]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flow of a release: take a delivery back, unless that would put the process at risk."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 from holdover.delivering import take_back
@@ -25,22 +26,26 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
         item = items[0]
         if item.delivery is None:
             return Outcome(item.process, item.state, "nothing was delivered to it")
-        others = _sharing(holdover, item)
+        others = _sharing(holdover, item, items[1:])
         safe = force or item.state is State.POISONED  # nothing makes that any worse
         for concerned in others if safe else [item, *others]:
             _check(holdover, concerned)
         stays = _staying_for(holdover, item)
         if not stays:
-            program, holding = holdover.program_of(item.process), holdover.holding(item.snapshot)
-            how = (holdover.proc, holdover.store, holdover.mounter)
-            take_back(*how, item.process, program, item.delivery, holding)
+            _take_back(holdover, item)
+        if item.delivery is Delivery.VARIABLE:
+            others = [*others, *_newcomers(holdover, item, others)]
+            for other in others:
+                with suppress(VanishedError):  # it ended, and needs nothing
+                    _take_back(holdover, other)
         for concerned in (item, *others):
             holdover.drop_leases(concerned.process.id)
             holdover.store.released.add(concerned.process.id)
-        after = holdover.status([pid])[1]
+        after = holdover.status([pid], workers=False)[1]
         if not after:
             raise VanishedError(f"process {pid} ended")
-        reason = after[0].reason + stays + _told(others)
+        told = "" if item.delivery is Delivery.VARIABLE else _told(others)
+        reason = after[0].reason + stays + told
         return Outcome(after[0].process, after[0].state, reason, changed=True)
 
 
@@ -59,8 +64,24 @@ def _staying_for(holdover: Holdover, item: Item) -> str:
     return pids and f"; {directory} stays for others of its build ({pids})"
 
 
-def _sharing(holdover: Holdover, item: Item) -> list[Item]:
-    """Others that see the same by `holdover run`."""
+def _take_back(holdover: Holdover, item: Item) -> None:
+    if item.delivery is not None:
+        program, holding = holdover.program_of(item.process), holdover.holding(item.snapshot)
+        how = (holdover.proc, holdover.store, holdover.mounter)
+        take_back(*how, item.process, program, item.delivery, holding)
+
+
+def _newcomers(holdover: Holdover, item: Item, known: list[Item]) -> list[Item]:
+    """Forked by it since the look, and before its own was taken back."""
+    pids = {other.process.id.pid for other in known}
+    new = [pid for pid in holdover.proc.children({item.process.id.pid}) if pid not in pids]
+    return list(holdover.status(new, workers=False)[1]) if new else []
+
+
+def _sharing(holdover: Holdover, item: Item, forked: tuple[Item, ...]) -> list[Item]:
+    """Others that see the same by `holdover run`, or that have it from their parent."""
+    if item.delivery is Delivery.VARIABLE:
+        return [other for other in forked if other.delivery is Delivery.VARIABLE]
     if item.delivery is not Delivery.RUN:
         return []
     place, process = item.process.place, item.process.id

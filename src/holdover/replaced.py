@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from holdover.model import HeldFile, Holding
+from holdover.held import HeldFile, Holding
 
 __all__ = ["Replaced", "Now", "replaced"]
 

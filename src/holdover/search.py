@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from holdover.model import Holding, Item, Module, Process, State
+from holdover.held import Holding
+from holdover.model import Item, Module, Process, State
 
 __all__ = ["directories", "first_found", "Prospect", "prospects"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.errors import ProcessError, SilentError
-from holdover.model import ProcessId
+from holdover.identity import ProcessId
 from holdover.procfs import ProcFs
 
 __all__ = ["Silence"]

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from holdover import linux
 from holdover.durable import store_errors
 from holdover.errors import StoreError, UntrustedError
-from holdover.model import HeldFile
+from holdover.held import HeldFile
 from holdover.trust import distrust_file
 
 __all__ = ["Staging", "file_digest"]
@@ -30,16 +30,17 @@ class Staging:
     room: float = math.inf
     """How many bytes may still be written; links cost none."""
 
-    def hold(self, name: str, origin: Path, rescued: str = "") -> HeldFile:
+    def hold(self, name: str, origin: Path, rescued: str = "", *, beside: bool = False) -> HeldFile:
         """Hold a file under `name`: a hard link if possible, else a reflink, else a copy.
 
-        `rescued` says where it was got from, if it lies here for our sake only.
+        `rescued` says where it was got from, if it lies here for our sake only. It is a module, a
+        library in `lib`, or anything else that is `beside` them.
 
         Raises `StoreError`, also for a set-id file or one with capabilities (a link would keep its
         holes reachable) and for one that somebody but root can write (it would get into everybody's
         processes).
         """
-        target = self._target(name)
+        target = self._target(name, beside=beside)
         with store_errors(f"hold {origin}"):
             _check_holdable(origin, origin.lstat())
             how = _hold(origin, target, self._take)
@@ -78,14 +79,14 @@ class Staging:
             )
         self.room -= size
 
-    def _target(self, name: str) -> Path:
-        """Names come from files that others made; below `lib` is as deep as it goes."""
-        plain = name.removeprefix("lib/")
-        if "/" in plain or "\0" in plain or plain in ("", ".", ".."):
+    def _target(self, name: str, *, beside: bool = False) -> Path:
+        """Names come from files that others made; only what is `beside` may lie deeper."""
+        parts = name.split("/") if beside else [name.removeprefix("lib/")]
+        if any("/" in part or "\0" in part or part in ("", ".", "..") for part in parts):
             raise StoreError(f"{name!r} cannot be the name of a held file")
         target = self.directory / name
         with store_errors("write to the store"):
-            target.parent.mkdir(0o755, exist_ok=True)
+            target.parent.mkdir(0o755, parents=True, exist_ok=True)
         return target
 
     def add_decoys(self, names: tuple[str, ...]) -> None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.errors import CommandError, UnsupportedError, VanishedError
+from holdover.identity import ProcessId
 from holdover.loaded import start_up
-from holdover.model import Process, ProcessId
+from holdover.model import Process
 from holdover.procfs import ProcFs
 from holdover.run import watch
 from holdover.trust import distrust_file

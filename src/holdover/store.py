@@ -42,6 +42,8 @@ from typing import TypeVar
 from holdover.durable import store_errors, sync, write_atomically
 from holdover.errors import DamagedError, UntrustedError
 from holdover.fallbacks import Fallbacks
+from holdover.held import Holding, Lease, Snapshot
+from holdover.identity import FileId, ProcessId
 from holdover.leads import Leads
 from holdover.locks import is_free, take_file
 from holdover.manifests import (
@@ -52,7 +54,6 @@ from holdover.manifests import (
     parse_record,
     unknown_snapshot,
 )
-from holdover.model import FileId, Holding, Lease, ProcessId, Snapshot
 from holdover.pins import Pins
 from holdover.places import places
 from holdover.released import Released

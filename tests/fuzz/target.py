@@ -14,7 +14,7 @@ from holdover.programs import load_programs
 __all__ = ["Target", "MIB", "KIB", "QEMU", "workplace", "written", "opened", "text_of"]
 
 KIB, MIB = 1 << 10, 1 << 20
-(QEMU,) = load_programs()
+QEMU = next(p for p in load_programs() if p.name == "qemu")
 
 
 @dataclass(frozen=True, slots=True)

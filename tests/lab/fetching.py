@@ -16,7 +16,7 @@ _IDENTIFY = """
 import json, sys
 from holdover.builds import read_build
 from holdover.programs import load_programs
-(program,) = load_programs()
+program = next(p for p in load_programs() if p.name == "qemu")
 with open(sys.argv[1], "rb") as file:
     build = read_build(file, program)
 print(json.dumps({

@@ -22,8 +22,8 @@ from holdover.elf import ElfFile
 from holdover.environ import Layout
 from holdover.errors import HoldoverError, RefusedError, UnsupportedError, VanishedError
 from holdover.hashtables import HashedSymbols
+from holdover.identity import FileId, ProcessId
 from holdover.memory import Memory
-from holdover.model import FileId, ProcessId
 from holdover.procfs import ProcFs
 from holdover.run import run
 from holdover.steps.deliver import environment

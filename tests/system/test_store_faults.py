@@ -11,7 +11,8 @@ from types import FrameType
 import pytest
 
 from holdover.errors import CommandError, HoldoverError, StoreError
-from holdover.model import HeldFile, Lease, ProcessId, Purpose, Snapshot
+from holdover.held import HeldFile, Lease, Purpose, Snapshot
+from holdover.identity import ProcessId
 from holdover.run import run
 from holdover.store import Store
 

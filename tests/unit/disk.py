@@ -4,8 +4,8 @@
 from pathlib import Path
 from typing import Any
 
+from holdover.identity import FileId
 from holdover.linker import Library, System
-from holdover.model import FileId
 
 __all__ = ["Disk", "DEFAULT", "PLAIN"]
 

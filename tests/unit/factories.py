@@ -6,22 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from holdover.model import (
-    Build,
-    FileId,
-    HeldFile,
-    Holding,
-    Installed,
-    LateLoad,
-    Lease,
-    Module,
-    Process,
-    ProcessId,
-    Purpose,
-    Scan,
-    Snapshot,
-    Unreadable,
-)
+from holdover.held import HeldFile, Holding, Lease, Purpose, Snapshot
+from holdover.identity import FileId, ProcessId
+from holdover.model import Build, Installed, LateLoad, Module, Process, Scan, Unreadable
 from holdover.search import directories, first_found
 from holdover.store import Store
 

@@ -27,7 +27,7 @@ from holdover.errors import ElfError
 from holdover.model import Build
 from holdover.programs import load_programs
 
-(QEMU,) = load_programs()
+QEMU = next(p for p in load_programs() if p.name == "qemu")
 STAMP = "qemu_stamp_" + "0123456789abcdef0123456789abcdef01234567"
 DIRECTORY = "/usr/lib/x86_64-linux-gnu/qemu"
 CONSTANTS = "\0".join(

@@ -35,7 +35,8 @@ from holdover.cli.protect import _plan_json
 from holdover.cli.snapshots import _snapshot_json
 from holdover.cli.status import _status_code, _status_json
 from holdover.flow import Holdover
-from holdover.model import Delivery, Holding, Item, Purpose, Scan, State, Unreadable
+from holdover.held import Holding, Purpose
+from holdover.model import Delivery, Item, Scan, State, Unreadable
 from holdover.procfs import ProcFs
 from holdover.steps.plan import Aim, plan
 

@@ -10,7 +10,9 @@ import pytest
 from unit.factories import lease, process, scan, store_below, take, write_modules
 
 from holdover.errors import UnreadableError
-from holdover.model import FileId, Lease, ProcessId, Scan, Unreadable
+from holdover.held import Lease
+from holdover.identity import FileId, ProcessId
+from holdover.model import Scan, Unreadable
 from holdover.steps.collect import Collected, collect
 from holdover.store import Store
 

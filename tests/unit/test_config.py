@@ -118,7 +118,7 @@ def test_a_drop_in_beats_the_main_file_and_later_names_beat_earlier_ones(etc: Et
         ("[store]\nbudget = '2 GB'\n", "a size"),
         (
             "deliveries = ['carrier pigeon']\n",
-            "'carrier pigeon' is none of run, environment, mount, fallback-dir, preload",
+            "'carrier pigeon' is none of run, environment, variable, mount, fallback-dir, preload",
         ),
         ("deliveries = 5\n", "a list of words"),
         ("deliveries = [5]\n", "a list of words"),
@@ -280,7 +280,7 @@ def test_holdover_keeps_to_the_configuration() -> None:
 
 def test_a_disabled_program_is_looked_at_and_no_hook_cares_for_it() -> None:
     config = load_config(["programs.disabled=qemu"], {})
-    assert [program.name for program in make_holdover(config).programs] == ["qemu"]
+    assert [program.name for program in make_holdover(config).programs] == ["postgresql", "qemu"]
     assert make_holdover(config).disabled == ("qemu",)
     assert make_programs(config) == ()
 

@@ -24,7 +24,8 @@ from unit.test_store import killed_after
 
 from holdover.delivering import in_place, tidy
 from holdover.fallbacks import MARK, Fallbacks
-from holdover.model import Delivery, Holding, Process, Scan, Unreadable
+from holdover.held import Holding
+from holdover.model import Delivery, Process, Scan, Unreadable
 from holdover.ondisk import OnDisk
 from holdover.procfs import ProcFs
 from holdover.steps.scan import _Look

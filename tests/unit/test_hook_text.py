@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from holdover.cli.transactions import parse_marker
 from holdover.errors import UsageError
-from holdover.model import ProcessId
+from holdover.identity import ProcessId
 from holdover.packages.apt import hook_files
 from holdover.packages.guard import MARKER
 

@@ -14,8 +14,9 @@ from unit.hosts import Host
 
 from holdover.errors import MalformedError, RefusedError, UnreadableError
 from holdover.foresight import Foresight
+from holdover.identity import ProcessId
 from holdover.lateloads import LateLoads
-from holdover.model import Installed, LateLoad, Module, ProcessId
+from holdover.model import Installed, LateLoad, Module
 from holdover.procfs import ProcFs
 from holdover.programs import load_programs
 from holdover.steps.scan import scan

@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 40
 MAX_FILE_LINES = 400
 
 LAYERS = {
-    "words": ("errors", "model", "hints"),
+    "words": ("errors", "identity", "held", "model", "hints"),
     "pure": (
         *(
             "elf",
@@ -35,8 +35,9 @@ LAYERS = {
         *("rooted", "sight"),
         *("environ", "linux", "run", "covering", "standin", "journal", "notify", "foresight"),
         *("stderr", "qmp", "concern", "mounted", "entering", "elsewhere", "touching", "silence"),
+        *("slack", "sameness", "variables", "pointers"),
     ),
-    "definitions": ("programs", "packages", "builds", "ondisk"),
+    "definitions": ("programs", "packages", "builds", "ondisk", "pointed"),
     "store": (
         *("store", "manifests", "staging", "pins", "released", "durable"),
         *("fallbacks", "leads", "locks", "replaced"),

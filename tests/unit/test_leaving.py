@@ -12,8 +12,8 @@ from unit.factories import holding, lease, process, snapshot, store_below, take,
 from holdover.cli.leaving import Farewell, _may_touch_guests, let_go, tell
 from holdover.cli.leftovers import BootCleanup, doomed
 from holdover.flow import Holdover
+from holdover.identity import ProcessId
 from holdover.leaving import Departure, Kept, Left
-from holdover.model import ProcessId
 from holdover.procfs import ProcFs
 from holdover.store import Store
 

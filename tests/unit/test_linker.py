@@ -8,8 +8,8 @@ from unit.disk import DEFAULT, PLAIN, Disk
 
 from holdover import linker
 from holdover.errors import ElfError
+from holdover.identity import FileId
 from holdover.linker import Closure, Library, System, breadth_first, closure
-from holdover.model import FileId
 
 
 @pytest.fixture

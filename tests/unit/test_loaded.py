@@ -9,8 +9,8 @@ from unit.elf_images import BASE, PF_R, PF_X, Image, RawSegment
 from unit.hosts import Host
 
 from holdover.errors import UnsupportedError
+from holdover.identity import FileId
 from holdover.loaded import is_loaded, libc, mapped_objects, start_up_libraries
-from holdover.model import FileId
 from holdover.procfs import parse_maps
 
 PID = 4711

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from holdover.loaderlog import Load, parse_loads
 from holdover.programs import load_programs
 
-COMPLAINT = load_programs()[0].complaint
+COMPLAINT = next(p for p in load_programs() if p.name == "qemu").complaint
 VIEW = "/usr/lib/holdover/view/qemu-a"
 GMODULE = "/lib/x86_64-linux-gnu/libgmodule-2.0.so.0"
 CURL, SSH, RBD = (f"{VIEW}/block-{name}.so" for name in ("curl", "ssh", "rbd"))

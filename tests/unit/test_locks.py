@@ -18,8 +18,8 @@ from holdover.cli import budget, glance, transactions
 from holdover.cli.listing import Listing
 from holdover.cli.transactions import mark, marked, unmark
 from holdover.errors import BudgetError, BusyError
+from holdover.identity import ProcessId
 from holdover.locks import take, take_file
-from holdover.model import ProcessId
 from holdover.packages import Change, aptlist
 from holdover.procfs import ProcFs
 

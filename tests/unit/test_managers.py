@@ -236,7 +236,7 @@ def test_presence_of_each_manager_can_be_asked(manager: str) -> None:
 
 def test_triggers_of_rpm_cover_where_programs_and_modules_are() -> None:
     first = rpm.spec_fragment(COMMAND).splitlines()[0]
-    assert first == "%transfiletriggerun -- /lib /usr/bin /usr/lib /usr/libexec"
+    assert first == "%transfiletriggerun -- /lib /usr/bin /usr/lib /usr/pgsql-"
 
 
 def targets(text: str) -> list[str]:

@@ -21,7 +21,7 @@ from holdover.steps.holders import modules_on_this_machine
 
 PROC = ProcFs()
 USERS, ROOTS = ("--user", "--map-root-user", "--mount"), ("--mount",)
-(QEMU,) = load_programs()
+QEMU = next(p for p in load_programs() if p.name == "qemu")
 
 
 @contextmanager

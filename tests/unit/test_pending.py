@@ -10,16 +10,18 @@ from unit.hosts import Host
 
 from holdover.cli.preview import _inside, _json, _simulation
 from holdover.errors import UsageError
+from holdover.held import Purpose
+from holdover.identity import ProcessId
 from holdover.lateloads import LateLoads
 from holdover.linker import Library
-from holdover.model import Capture, Item, LateLoad, Needed, ProcessId, Purpose, State, Unreadable
+from holdover.model import Capture, Item, LateLoad, Needed, State, Unreadable
 from holdover.pending import PendingFiles, PendingLibraries, Replacement, plain_name
 from holdover.programs import load_programs
 from holdover.rewrite import RPATH, rewrite
 from holdover.steps.preview import preview
 
 PID = 4711
-(QEMU,) = load_programs()
+QEMU = next(p for p in load_programs() if p.name == "qemu")
 UPGRADE = Replacement("librbd1", "16.3", at_hand=True)
 UNSEEN = replace(UPGRADE, at_hand=False)
 REMOVAL = Replacement("librbd1", "")

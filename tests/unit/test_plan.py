@@ -26,17 +26,16 @@ from unit.factories import (
     snapshot,
 )
 
+from holdover.held import Holding, Purpose
+from holdover.identity import FileId
 from holdover.model import (
     Capture,
     Delivery,
-    FileId,
-    Holding,
     Installed,
     Item,
     Module,
     Plan,
     Process,
-    Purpose,
     Scan,
     State,
     Unreadable,

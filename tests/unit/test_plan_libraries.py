@@ -20,11 +20,10 @@ from unit.factories import (
     snapshot,
 )
 
+from holdover.held import HeldFile, Holding
 from holdover.model import (
     Capture,
     Delivery,
-    HeldFile,
-    Holding,
     Installed,
     Item,
     LateLoad,

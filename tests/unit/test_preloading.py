@@ -29,20 +29,10 @@ from unit.factories import (
 
 from holdover.errors import HoldoverError, RefusedError, VanishedError
 from holdover.flow import Holdover
+from holdover.held import Purpose
+from holdover.identity import ProcessId
 from holdover.judging import no_preload
-from holdover.model import (
-    Capture,
-    Delivery,
-    Item,
-    LateLoad,
-    Outcome,
-    Plan,
-    Process,
-    ProcessId,
-    Purpose,
-    Scan,
-    State,
-)
+from holdover.model import Capture, Delivery, Item, LateLoad, Outcome, Plan, Process, Scan, State
 from holdover.monitors import qmp_sockets
 from holdover.preloading import preload_modules
 from holdover.procfs import ProcFs
@@ -51,7 +41,7 @@ from holdover.qmp import Monitor
 from holdover.steps.deliver import preload
 from holdover.steps.plan import Aim, plan
 
-(QEMU,) = load_programs()
+QEMU = next(p for p in load_programs() if p.name == "qemu")
 NEVER = (Delivery.ENVIRONMENT, Delivery.MOUNT)
 ALL = (Delivery.PRELOAD, *NEVER)
 STUCK = process(no_environment="no room", no_mount="shared")
@@ -441,6 +431,7 @@ class Order(Holdover):
         self,
         pids: object = (),
         *,
+        workers: bool = True,
         installed: bool = False,
         late: bool = True,
         ways: bool = True,

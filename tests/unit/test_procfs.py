@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.errors import MalformedError, UnreadableError, VanishedError
-from holdover.model import FileId, Lease, ProcessId
+from holdover.held import Lease
+from holdover.identity import FileId, ProcessId
 from holdover.procfs import Mapping, ProcFs, Stat, open_regular, parse_maps, parse_stat
 
 LINE = "7f00-7f10 rw-p 00001000 fd:01 1234                       /usr/lib/libc.so.6"

@@ -13,8 +13,8 @@ from holdover.concern import hints, names_any
 from holdover.errors import MalformedError
 from holdover.programs import Program, load_programs, parse_program
 
-(QEMU,) = load_programs()
-(HINT,) = hints()
+QEMU = next(p for p in load_programs() if p.name == "qemu")
+HINT = next(hint for hint in hints() if hint.name == "qemu")
 DEFINITION = Path(holdover.programs.__file__).with_name("qemu.toml").read_text()
 
 
@@ -127,7 +127,7 @@ def test_any_bytes_after_the_option_are_a_name_or_none(line: bytes) -> None:
 
 def test_the_definition_is_of_qemu() -> None:
     assert QEMU.name == "qemu"
-    assert QEMU.variable == "QEMU_MODULE_DIR"
+    assert QEMU.environment == "QEMU_MODULE_DIR"
     assert "qemu-block-*" in QEMU.packages
 
 

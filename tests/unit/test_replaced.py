@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from unit.factories import holding, snapshot
 
-from holdover.model import HeldFile, Holding
+from holdover.held import HeldFile, Holding
 from holdover.replaced import Now, replaced
 
 

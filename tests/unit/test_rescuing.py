@@ -40,7 +40,9 @@ class Machine(Holdover):
         self.served: list[tuple[tuple[int, ...], list[Path | None]]] = []
         """Whom, and whose libraries were there for them."""
 
-    def status(self, pids: Collection[int] = ()) -> tuple[Scan, tuple[Item, ...]]:
+    def status(
+        self, pids: Collection[int] = (), *, workers: bool = True
+    ) -> tuple[Scan, tuple[Item, ...]]:
         chosen = [guest for guest in self.guests if not pids or guest.id.pid in pids]
         seen = scan(*(replace(guest, own=self.own(guest)) for guest in chosen))
         items = (Item(guest, State.DEFUSED, "defused", Delivery.ENVIRONMENT) for guest in chosen)

@@ -28,7 +28,8 @@ from holdover.cli.arguments import build_parser
 from holdover.cli.protect import _result_json
 from holdover.cli.snapshots import _gc_json, _show_json
 from holdover.demo.guest import ATTACHED, DIED, REFUSED
-from holdover.model import Delivery, Outcome, Purpose, Result, State, Unreadable
+from holdover.held import Purpose
+from holdover.model import Delivery, Outcome, Result, State, Unreadable
 from holdover.rehearsal import Proof
 from holdover.steps.collect import Collected
 

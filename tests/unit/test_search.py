@@ -8,20 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.model import (
-    Build,
-    FileId,
-    HeldFile,
-    Holding,
-    Item,
-    LateLoad,
-    Module,
-    Process,
-    ProcessId,
-    Purpose,
-    Snapshot,
-    State,
-)
+from holdover.held import HeldFile, Holding, Purpose, Snapshot
+from holdover.identity import FileId, ProcessId
+from holdover.model import Build, Item, LateLoad, Module, Process, State
 from holdover.search import Prospect, directories, first_found, prospects
 
 VIEWS = Path("/usr/lib/holdover/views")

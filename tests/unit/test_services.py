@@ -15,7 +15,7 @@ from holdover.cli.timer import _released
 from holdover.cli.transactions import mark, marked, own, under_way, unmark
 from holdover.errors import UsageError
 from holdover.flow import Holdover
-from holdover.model import ProcessId
+from holdover.identity import ProcessId
 from holdover.packages.adapter import HookFile
 from holdover.procfs import ProcFs
 

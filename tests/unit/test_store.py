@@ -26,7 +26,9 @@ from unit.factories import (
 from holdover import durable, leads, staging
 from holdover import store as store_module
 from holdover.errors import BusyError, StoreError, UntrustedError
-from holdover.model import Capture, ProcessId, Purpose
+from holdover.held import Purpose
+from holdover.identity import ProcessId
+from holdover.model import Capture
 from holdover.steps.capture import _describe
 from holdover.store import Store
 

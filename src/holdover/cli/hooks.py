@@ -21,7 +21,7 @@ from holdover.cli.transactions import mark, own, unmark
 from holdover.concern import Hint, hints, names_any, touched
 from holdover.config import Config, load_config
 from holdover.errors import BudgetError, HoldoverError, ProcessError, UsageError
-from holdover.model import ProcessId
+from holdover.identity import ProcessId
 from holdover.packages import MANAGERS, Change, load_adapter
 from holdover.packages.guard import VETO
 from holdover.procfs import ProcFs

@@ -19,8 +19,8 @@ from holdover.cli.text import printable
 from holdover.cli.transactions import marked
 from holdover.errors import ProcessError
 from holdover.flow import Holdover
+from holdover.identity import ProcessId
 from holdover.leaving import Departure, leave
-from holdover.model import ProcessId
 from holdover.packages.guard import MARKER
 from holdover.procfs import ProcFs
 

@@ -18,7 +18,8 @@ from holdover.cli.recording import RESULTS
 from holdover.cli.records import HookRecord, read_records
 from holdover.errors import CommandError, RefusedError
 from holdover.flow import Holdover
-from holdover.model import Holding, Item, Scan, State
+from holdover.held import Holding
+from holdover.model import Item, Scan, State
 from holdover.programs import load_programs
 
 __all__ = [

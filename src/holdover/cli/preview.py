@@ -12,6 +12,7 @@ from pathlib import Path
 from holdover.answers import Preview
 from holdover.cli.output import human_bytes, print_json, print_table, process_columns, progress
 from holdover.cli.setup import make_holdover, read_config
+from holdover.cli.together import together
 from holdover.cli.unseen import show_unreadable
 from holdover.concern import names_any
 from holdover.errors import UsageError
@@ -128,6 +129,7 @@ def _process_json(preview: Preview) -> dict[str, object]:
     return {
         "pid": item.process.id.pid,
         "start_time": item.process.id.start_time,
+        "part_of": item.process.part_of,
         "name": item.process.name,
         "state": str(item.state),
         "breaks": [{"module": name, "reason": reason} for name, reason in preview.breaks],
@@ -163,8 +165,10 @@ def _print(
         "WRITTEN",
         "DELIVERY",
     )
-    print_table((*columns, "REASON"), [_row(preview) for preview in previews])
-    for preview in previews if verbose else ():
+    groups = together(previews, lambda preview: preview.item.process)
+    shown = [max(group.all, key=lambda preview: len(preview.breaks)) for group in groups]
+    print_table((*columns, "REASON"), [_row(preview) for preview in shown])
+    for preview in shown if verbose else ():
         if preview.breaks:
             print()
             pid = preview.item.process.id.pid

@@ -2,16 +2,21 @@
 """`holdover protect`, `defuse` and `release`: what changes processes."""
 
 from argparse import Namespace
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TypeVar
 
 from holdover.cli.events import of_outcome, of_result
 from holdover.cli.output import print_json, print_table, process_columns, progress
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
+from holdover.cli.together import Group, together
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.model import Capture, Delivery, Item, Outcome, Plan, Result, State
 from holdover.releasing import release
 from holdover.steps.plan import Aim
+
+T = TypeVar("T")
 
 __all__ = ["run_protect", "run_defuse", "run_release", "show_outcomes", "outcome_json"]
 
@@ -56,7 +61,8 @@ def _show_plan(planned: Plan, *, as_json: bool) -> bool:
     elif planned.items:
         rows = [
             (*process_columns(item.process, item.state), _intention(item), item.reason)
-            for item in planned.items
+            for group in together(planned.items, lambda item: item.process)
+            for item in _first_of_each(group, _intention)
         ]
         print_table(("PID", "NAME", "STATE", "WOULD BE", "REASON"), rows)
     return any(item.problem or item.state is State.POISONED for item in planned.items)
@@ -76,6 +82,7 @@ def _item_json(item: Item) -> dict[str, object]:
     return {
         "pid": item.process.id.pid,
         "start_time": item.process.id.start_time,
+        "part_of": item.process.part_of,
         "name": item.process.name,
         "state": str(item.state),
         "reason": item.reason,
@@ -113,9 +120,25 @@ def show_outcomes(result: Result, *, as_json: bool) -> bool:
     if as_json:
         print_json(_result_json(result))
     elif result.outcomes:
-        rows = [_outcome_row(outcome) for outcome in result.outcomes]
+        rows = [
+            _outcome_row(replace(outcome, reason=group.counted(outcome.reason, count)))
+            for group in together(result.outcomes, lambda outcome: outcome.process)
+            for outcome, count in _first_of_each(group, _ending).items()
+        ]
         print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
     return any(o.failed or o.state is State.POISONED for o in result.outcomes)
+
+
+def _ending(outcome: Outcome) -> tuple[State, bool, str]:
+    return outcome.state, outcome.failed, outcome.reason if outcome.failed else ""
+
+
+def _first_of_each(group: Group[T], kind_of: Callable[[T], object]) -> dict[T, int]:
+    """Of those that belong together one for each kind, and how many there are of it."""
+    kinds: dict[object, list[T]] = {}
+    for entry in group.all:
+        kinds.setdefault(kind_of(entry), []).append(entry)
+    return {entries[0]: len(entries) for entries in kinds.values()}
 
 
 def _result_json(result: Result) -> dict[str, object]:
@@ -130,6 +153,7 @@ def outcome_json(outcome: Outcome) -> dict[str, object]:
     return {
         "pid": outcome.process.id.pid,
         "start_time": outcome.process.id.start_time,
+        "part_of": outcome.process.part_of,
         "name": outcome.process.name,
         "state": str(outcome.state),
         "delivery": outcome.delivery and str(outcome.delivery),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdover.cli.text import printable
+from holdover.cli.together import together
 from holdover.config import Config
 from holdover.model import Delivery, Item, Outcome, Result, Scan, State
 
@@ -76,10 +77,10 @@ def report(result: Result, config: Config) -> Done:
 def told_of(outcomes: Iterable[Outcome]) -> str:
     """Whom something was done for, in a line; or ""."""
     done: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.changed and not outcome.failed:
-            what = "preloaded" if outcome.delivery is Delivery.PRELOAD else "protected"
-            done.setdefault(what, []).append(_name(outcome))
+    changed = (outcome for outcome in outcomes if outcome.changed and not outcome.failed)
+    for group in together(changed, lambda outcome: outcome.process):
+        what = "preloaded" if group.first.delivery is Delivery.PRELOAD else "protected"
+        done.setdefault(what, []).append(_name(group.first))
     return "; ".join(f"{what} {len(who)}: {', '.join(who)}" for what, who in done.items())
 
 

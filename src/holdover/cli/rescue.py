@@ -16,8 +16,9 @@ from holdover.cli.text import printable
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.config import Config
 from holdover.errors import UsageError
+from holdover.held import Holding
 from holdover.judging import BAD_STATES
-from holdover.model import Holding, Result
+from holdover.model import Result
 from holdover.packages.fetch import PackageFile, Sources
 from holdover.rescuing import Rescue, rescue
 

@@ -104,6 +104,8 @@ def _pointed(path: bytes, environment: Environment, settings: Sequence[str]) -> 
     program = next((p for p in load_programs() if p.runs(executable)), None)
     if program is None:
         raise RefusedError("it is no program that holdover knows")
+    if "run" not in program.deliveries:
+        raise RefusedError("nobody can do that for programs of its kind")
     if program.name in config.programs_disabled or "run" not in config.deliveries:
         raise RefusedError("the configuration asks for that")
     directory = places(config.store_objects / "view")
@@ -112,9 +114,9 @@ def _pointed(path: bytes, environment: Environment, settings: Sequence[str]) -> 
     build_id = _build_id(executable, program)
     library_path = os.fsdecode(environment.get(b"LD_LIBRARY_PATH", b""))
     place = os.fsencode(directory / place_name(program.name, build_id, library_path))
-    variable = program.variable.encode()
+    variable = program.environment.encode()
     if environment.get(variable, place) != place:
-        raise RefusedError(f"{program.variable} is set already, and counts")
+        raise RefusedError(f"{program.environment} is set already, and counts")
     return {variable: place}
 
 

@@ -11,7 +11,7 @@ from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.errors import UsageError
 from holdover.flow import Holdover
-from holdover.model import Holding, Lease
+from holdover.held import Holding, Lease
 from holdover.replaced import Now, Replaced, replaced
 from holdover.steps.collect import Collected
 
@@ -110,7 +110,8 @@ def _snapshot_row(
 
 def _users(holding: Holding, leases: tuple[Lease, ...], pinned: frozenset[str]) -> list[str]:
     snapshot = holding.snapshot.id
-    users = [lease.name or str(lease.process.pid) for lease in leases if lease.snapshot == snapshot]
+    ours = (lease for lease in leases if lease.snapshot == snapshot)
+    users = list(dict.fromkeys(lease.name or str(lease.process.pid) for lease in ours))
     return users + ["a pin"] * (snapshot in pinned)
 
 

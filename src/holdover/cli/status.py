@@ -3,14 +3,16 @@
 
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from holdover.cli.output import print_json, print_table, process_columns, progress
 from holdover.cli.setup import make_holdover, read_config
+from holdover.cli.together import Group, together, worst
 from holdover.cli.unseen import check_found
 from holdover.flow import Holdover
+from holdover.held import Holding
 from holdover.judging import BAD_STATES
-from holdover.model import Holding, Item, Scan
+from holdover.model import Item, Scan
 from holdover.search import Prospect, prospects
 
 __all__ = ["run_status"]
@@ -53,6 +55,7 @@ def _process_json(item: Item, modules: Iterable[Prospect]) -> dict[str, object]:
     return {
         "pid": process.id.pid,
         "start_time": process.id.start_time,
+        "part_of": process.part_of,
         "program": process.build.program,
         "name": process.name,
         "executable": str(process.executable),
@@ -79,15 +82,16 @@ def _print_status(
     holdover: Holdover, scan: Scan, items: tuple[Item, ...], options: Namespace
 ) -> None:
     if items:
+        groups = together(items, lambda item: item.process)
         print_table(
             ("PID", "NAME", "STATE", "DELIVERY", "VERSION", "REASON"),
-            [_status_row(item) for item in items],
+            [row for group in groups for row in _status_rows(group, verbose=options.verbose)],
         )
     elif not options.pid:
         print("No process that loads modules late is running.")
     if options.verbose:
         holdings = holdover.store.holdings()
-        for item in items:
+        for item in _telling(items):
             rows = [(m.name, m.state, m.reason) for m in _prospects(holdover, scan, item, holdings)]
             if rows:
                 print()
@@ -102,6 +106,25 @@ def _print_unreadable(scan: Scan) -> None:
         first = scan.unreadable[0]
         print(f"{len(scan.unreadable)} processes could not be read, the first: {first.reason}.")
         print("Run holdover as root, with CAP_SYS_PTRACE and CAP_SYS_ADMIN.")
+
+
+def _telling(items: tuple[Item, ...]) -> list[Item]:
+    """Of those that belong together and would load the same, the first."""
+    groups = together(items, lambda item: item.process)
+    return [
+        item
+        for group in groups
+        for item in group.all
+        if item is group.first or item.process.late != group.first.process.late
+    ]
+
+
+def _status_rows(group: Group[Item], *, verbose: bool) -> list[tuple[str, ...]]:
+    """One for all that belong together, and with `verbose` one for each."""
+    bad = worst(group, lambda item: item.state)
+    alike = sum(item.state is bad.state for item in group.all)
+    shown = replace(group.first, state=bad.state, reason=group.counted(bad.reason, alike))
+    return [_status_row(shown), *(_status_row(item) for item in group.others if verbose)]
 
 
 def _status_row(item: Item) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from holdover.cli.transactions import under_way
 from holdover.config import Config
 from holdover.errors import ProcessError
 from holdover.flow import Holdover
+from holdover.identity import ProcessId
 from holdover.journal import Entry
 from holdover.judging import BAD_STATES
-from holdover.model import Item, ProcessId, Result, Scan, State
+from holdover.model import Item, Result, Scan, State
 from holdover.notify import ask_for_time, notify_status
 from holdover.procfs import DELETED, ProcFs
 from holdover.programs import Program

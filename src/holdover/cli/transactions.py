@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from holdover.errors import BusyError, HoldoverError
+from holdover.identity import ProcessId
 from holdover.locks import take
-from holdover.model import ProcessId
 from holdover.packages.guard import MARKER
 from holdover.procfs import ProcFs
 

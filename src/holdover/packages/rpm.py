@@ -60,7 +60,7 @@ def spec_fragment(command: Path, programs: Iterable[Program] | None = None) -> s
     """The triggers, as a part of a spec file."""
     chosen = tuple(load_programs() if programs is None else programs)
     executables = [path for program in chosen for path in program.installed]
-    below = " ".join(sorted({*_LIBRARIES, *(path.rpartition("/")[0] for path in executables)}))
+    below = " ".join(_beginnings([*_LIBRARIES, *map(_directory, executables)]))
     names = "|".join(_expression(path) for path in executables)
     hook = f"{{ {guarded('hook rpm before $PPID')}; }} || {_NO_VETO}"
     before = _BEFORE.format(names=names, hook=hook)
@@ -73,6 +73,20 @@ def spec_fragment(command: Path, programs: Iterable[Program] | None = None) -> s
             ("transfiletriggerpostun", after),
         )
     )
+
+
+def _directory(pattern: str) -> str:
+    """As far as it is the same for all."""
+    return pattern.rpartition("/")[0].partition("*")[0]
+
+
+def _beginnings(paths: Iterable[str]) -> list[str]:
+    """Without those that begin with another one."""
+    found: list[str] = []
+    for path in sorted(paths):
+        if not path.startswith(tuple(found)):
+            found.append(path)
+    return found
 
 
 def _expression(pattern: str) -> str:

@@ -13,10 +13,32 @@ from typing import Any
 
 from holdover.complaints import Log, Poison
 from holdover.errors import MalformedError
+from holdover.model import Delivery
 
-__all__ = ["Program", "Fallback", "Preload", "Trial", "load_programs", "parse_program"]
+__all__ = ["Program", "Fallback", "Preload", "Trial", "Variable", "load_programs", "parse_program"]
 
 SCHEMA = "holdover.program/1"
+STAMPED = ("symbols", "data")
+"""Where a module carries the stamp: as the name of a symbol, or among its constants."""
+KINDS = ("array", "pointer")
+_KEYS = (
+    *("schema", "name", "executable", "installed", "packages", "deliveries", "environment"),
+    *("variable", "guest", "workers", "complaint", "poison", "log", "build", "fallback"),
+    *("rehearse", "preload"),
+)
+_KEYS_OF_BUILD = (
+    *("stamp", "stamp_in", "exact", "by_file", "version", "directory", "modules", "asked"),
+    "beside",
+)
+_NEEDS = {
+    Delivery.RUN: "environment",
+    Delivery.ENVIRONMENT: "environment",
+    Delivery.VARIABLE: "variable",
+    Delivery.FALLBACK: "fallback",
+    Delivery.PRELOAD: "preload",
+}
+_NOTHING = "(?!)()"
+_POINTER_SIZE, _MAX_SIZE = 8, 1 << 16  # bytes
 _MAX_TEXT, _MAX_LINE = 1 << 16, 4096  # characters: a key of many thousand parts takes minutes
 _SENSELESS = (
     KeyError,
@@ -73,6 +95,19 @@ class Preload:
 
 
 @dataclass(frozen=True, slots=True)
+class Variable:
+    """Where the executable keeps the name of its module directory while it runs."""
+
+    symbol: str
+    pointer: bool
+    """It points to the name; else the name is in it."""
+    size: int
+    """Bytes."""
+    value: re.Pattern[bytes]
+    """What the name looks like."""
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """One definition; the regular expressions are described in qemu.toml."""
 
@@ -80,13 +115,22 @@ class Program:
     executable: re.Pattern[str]
     installed: tuple[str, ...]
     packages: tuple[str, ...]
-    variable: str
+    deliveries: tuple[Delivery, ...]
+    environment: str
+    """The environment variable that it reads; "" if there is none."""
+    variable: Variable | None
     guest: re.Pattern[bytes]
+    workers: bool
     stamp: re.Pattern[bytes]
+    stamp_in: str
+    """One of `STAMPED`."""
+    exact: bool
+    by_file: bool
     version: re.Pattern[bytes]
     directory: re.Pattern[bytes]
-    modules: re.Pattern[bytes]
+    modules: re.Pattern[bytes] | None
     asked: tuple[str, ...]
+    beside: tuple[str, ...]
     fallback: Fallback | None
     complaint: re.Pattern[str]
     poison: Poison | None
@@ -100,7 +144,9 @@ class Program:
         return self.executable.fullmatch(executable.rpartition("/")[2]) is not None
 
     def is_module(self, name: str) -> bool:
-        """Whether a file `name`.so may be one of its modules."""
+        """Whether a file `name`.so may be one of its modules, as far as its name tells."""
+        if self.modules is None:
+            return True
         return self.modules.fullmatch(b"\0%s\0" % name.encode("utf-8", "replace")) is not None
 
     def guest_name(self, command_line: bytes) -> str:
@@ -124,20 +170,29 @@ def parse_program(text: str) -> Program:
         if data["schema"] != SCHEMA:
             raise MalformedError(f"a program definition of schema {data['schema']!r}")
         build = data["build"]
+        _check_keys("a program definition", data, _KEYS)
+        _check_keys("its [build]", build, _KEYS_OF_BUILD)
         return Program(
             name=_text(data["name"]),
             executable=re.compile(_text(data["executable"])),
             installed=_texts(data["installed"]),
             packages=_texts(data["packages"]),
-            variable=_text(data["variable"]),
+            deliveries=_deliveries(data),
+            environment=_text(data["environment"]) if "environment" in data else "",
+            variable=_variable(data["variable"]) if "variable" in data else None,
             guest=_pattern(data["guest"], groups=1),
+            workers=_switch(data.get("workers", False)),
             stamp=_pattern(build["stamp"]),
+            stamp_in=_one_of(STAMPED, build.get("stamp_in", STAMPED[0])),
+            exact=_switch(build.get("exact", True)),
+            by_file=_switch(build.get("by_file", False)),
             version=_pattern(build["version"], groups=1),
             directory=_pattern(build["directory"], groups=1),
-            modules=_pattern(build["modules"], groups=1),
-            asked=_texts(build["asked"]),
+            modules=_pattern(build["modules"], groups=1) if "modules" in build else None,
+            asked=_texts(build.get("asked", [])),
+            beside=tuple(map(_below, _texts(build.get("beside", [])))),
             fallback=_fallback(data["fallback"]) if "fallback" in data else None,
-            complaint=_text_pattern(data["complaint"], groups=1),
+            complaint=_text_pattern(data.get("complaint", _NOTHING), groups=1),
             poison=_poison(data["poison"]) if "poison" in data else None,
             logs=tuple(map(_log, data.get("log", []))),
             rehearse=_trials(data.get("rehearse", [])),
@@ -168,6 +223,48 @@ def _text_pattern(value: object, *, groups: int = 0) -> re.Pattern[str]:
     pattern = re.compile(_text(value))
     if pattern.groups < groups:
         raise ValueError(f"{value!r} has no group")
+    return pattern
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _one_of(choices: tuple[str, ...], value: object) -> str:
+    if value not in choices:
+        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+    return str(value)
+
+
+def _check_keys(what: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
+    if unknown := table.keys() - set(known):
+        raise ValueError(f"{what} has no {min(unknown)!r}")
+
+
+def _deliveries(data: dict[str, Any]) -> tuple[Delivery, ...]:
+    found = tuple(map(Delivery, _texts(data["deliveries"])))
+    for delivery in found:
+        if (key := _NEEDS.get(delivery)) and key not in data:
+            raise ValueError(f"the delivery {delivery} is nothing without {key!r}")
+    if "rehearse" in data and not {"environment", "complaint"} <= data.keys():
+        raise ValueError("a rehearsal is nothing without 'environment' and 'complaint'")
+    return found
+
+
+def _variable(table: dict[str, Any]) -> Variable:
+    _check_keys("[variable]", table, ("symbol", "kind", "size", "value"))
+    pointer = _one_of(KINDS, table["kind"]) == "pointer"
+    size = _POINTER_SIZE if pointer else table["size"]
+    if not isinstance(size, int) or (not 2 * _POINTER_SIZE <= size <= _MAX_SIZE and not pointer):
+        raise ValueError(f"{size!r} is no size of an array")
+    return Variable(_text(table["symbol"]), pointer, size, _pattern(table["value"]))
+
+
+def _below(pattern: str) -> str:
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        raise ValueError(f"{pattern!r} is not below a directory")
     return pattern
 
 

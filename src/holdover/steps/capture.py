@@ -14,7 +14,8 @@ from pathlib import Path
 
 from holdover.builds import read_module_names, read_module_stamp
 from holdover.errors import DamagedError, UnreadableError, VanishedError
-from holdover.model import Capture, HeldFile, LateLoad, Needed, Snapshot
+from holdover.held import HeldFile, Snapshot
+from holdover.model import Capture, LateLoad, Needed
 from holdover.programs import Program
 from holdover.rewrite import RPATH, rewrite
 from holdover.staging import Staging
@@ -35,13 +36,21 @@ def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Sna
     with store.staging() as staging:
         modules = [_hold(staging, wanted, late, program) for late in wanted.modules]
         libraries, unheld = _hold_closure(store, staging, wanted)
+        beside = [
+            staging.hold(name, path, beside=True) for name, path in _beside(store, wanted, program)
+        ]
         staging.add_decoys(decoys)
-        files = _with_first_origins(store, (*modules, *libraries))
+        files = _with_first_origins(store, (*modules, *libraries, *beside))
         return store.commit(staging, _describe(wanted, files, decoys, unheld))
 
 
 def _decoys(wanted: Capture, program: Program) -> tuple[str, ...]:
-    """Every name that the executable may ask for or that lies on disk, and that is not held."""
+    """Every name that the executable may ask for or that lies on disk, and that is not held.
+
+    None if it may ask for any: then it looks nowhere else for what it does not find in the view.
+    """
+    if program.modules is None:
+        return ()
     try:
         with wanted.executable.open("rb") as file:
             known = read_module_names(file, program)
@@ -107,10 +116,32 @@ def _hold_closure(
     return tuple(held), tuple(unheld.items())
 
 
+def _beside(store: Store, wanted: Capture, program: Program) -> Iterator[tuple[str, Path]]:
+    """What else the program reads in its directory, each by its name in there.
+
+    From where its modules are from: what lies on disk may be another build's by now.
+    """
+    views = _views(store, wanted)
+    for holding in store.holdings():
+        if holding.view in views:
+            yield from ((name, holding.view / name) for name in holding.snapshot.beside)
+            return
+    for directory in wanted.build.directories[:1]:
+        for path in sorted({path for glob in program.beside for path in directory.glob(glob)}):
+            name = str(path.relative_to(directory))
+            if path.is_file() and not name.startswith("lib/"):  # there are the libraries
+                yield name, path.resolve()
+
+
+def _views(store: Store, wanted: Capture) -> set[Path]:
+    """Other snapshots' that modules are taken over from."""
+    return {late.path.parent for late in wanted.modules if late.path.is_relative_to(store.views)}
+
+
 def _needs(store: Store, wanted: Capture) -> Iterator[Needed]:
     """Those on disk first, then those of the snapshots that modules are taken over from."""
     yield from (need for late in wanted.modules for need in late.needs)
-    views = {late.path.parent for late in wanted.modules if late.path.is_relative_to(store.views)}
+    views = _views(store, wanted)
     for holding in store.holdings():
         if holding.view in views:
             for name, file in holding.snapshot.libraries.items():

@@ -4,7 +4,8 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from holdover.model import Holding, Lease, Scan
+from holdover.held import Holding, Lease
+from holdover.model import Scan
 from holdover.store import Store
 
 __all__ = ["Collected", "collect"]

@@ -12,20 +12,18 @@ from enum import Enum
 from pathlib import Path
 
 from holdover.fitting import covers, fullest, joined
+from holdover.held import Holding, Purpose, Snapshot
 from holdover.judging import LOOK_ALIKE, Judge, failure_of, no_preload
 from holdover.model import (
     Build,
     Capture,
     Delivery,
-    Holding,
     Installed,
     Item,
     LateLoad,
     Plan,
     Process,
-    Purpose,
     Scan,
-    Snapshot,
     State,
 )
 from holdover.places import place_name
@@ -125,10 +123,17 @@ class _Decision:
                 return self._is_outdated(item)
             case Aim.CATCH_UP, State.AT_RISK | State.DEFUSED:
                 return True
+            case Aim.CATCH_UP, State.CURRENT:
+                return self._met_its_successor(item)
             case Aim.DEFUSE, State.AT_RISK:
-                return True
+                return not item.process.build.harmless
             case _:
                 return False
+
+    def _met_its_successor(self, item: Item) -> bool:
+        """Whether its own are held, and it would load a later build's as if they were."""
+        undelivered = item.process.outlived and item.delivery is None
+        return undelivered and self._held(item) is not None
 
     def _keeps_promise(self, item: Item) -> bool:
         """Whether what is held for the fallback directory is what there is, and not in it yet."""
@@ -152,15 +157,28 @@ class _Decision:
         more = {late.name for late in item.process.own if not late.problem}
         if self._has_gaps(item.process, held.snapshot):
             return True
-        return not item.process.look_alike and not more <= held.snapshot.modules
+        if not (more <= held.snapshot.modules):
+            return not item.process.look_alike or item.process.outlived
+        return self._follows(item.process) and not self._covers(held, item.process)
+
+    def _follows(self, process: Process) -> bool:
+        """Whether a module that is replaced under the same stamp is replaced for this process too:
+        its executable is what lies on disk, so the new one is meant for it."""
+        return not (process.build.exact or process.replaced)
+
+    def _covers(self, held: Holding, process: Process) -> bool:
+        loaded = dict(process.loaded_files)
+        # what it has loaded from elsewhere stays as it is
+        own = tuple(late for late in process.own if loaded.get(late.name, late.file) == late.file)
+        return covers(held.snapshot, own, same_files=not process.build.exact)
 
     def _has_gaps(self, process: Process, snapshot: Snapshot) -> bool:
         """Names on disk that a view neither holds nor refuses: the search would go on to them.
 
         Only a later build brings such, and it matters if the process puts that name together.
         """
-        if self._first_way(process) is Delivery.FALLBACK:
-            return False  # the search comes from them
+        if self._first_way(process) in (Delivery.FALLBACK, Delivery.VARIABLE):
+            return False  # the search comes from them, or ends where it begins
         there = self.judge.there(process)
         return not there.keys() <= {*snapshot.modules, *snapshot.decoys, *process.loaded}
 
@@ -192,21 +210,23 @@ class _Decision:
         if held is not None:
             doubtful = bool(held.rehearsal_failure and own)  # those on disk may do better
             whole = not self._has_gaps(process, held.snapshot) and not doubtful
-            if process.look_alike or (covers(held.snapshot, own) and whole):
+            if self._no_better(item, held) or (self._covers(held, process) and whole):
                 return held.snapshot.id, ""
-        if held is None and not own:
+        if held is None and not own and process.build.exact:
             held = self._sibling(process)
         if held is None and not own and item.state is not State.CURRENT:
             return "", (
                 "its modules were replaced before it was protected; "
                 f"`holdover rescue {process.id.pid}` gets them back, or makes late loads harmless"
             )
-        if process.look_alike:
+        if process.outlived and item.state is State.AT_RISK:
+            return "", "its modules were replaced before it was protected; restart it when you can"
+        if process.look_alike and not process.outlived:
             return "", f"{LOOK_ALIKE}: whose modules are on disk cannot be told"
         if process.unforeseen:
             return "", f"what it needs cannot be told: {process.unforeseen}"
-        own_first = item.state is not State.PROTECTED
-        modules = joined(own, held, own_first=own_first)
+        own_first = item.state is not State.PROTECTED or self._follows(process)
+        modules = joined(own, held, own_first=own_first, loaded=process.loaded_files)
         wanted = _capture(process.build, executable, modules, f"needed by {_label(process)}")
         missed = set() if process.whole else self.judge.replaced(process)
         lost = missed - {late.name for late in modules}
@@ -217,9 +237,18 @@ class _Decision:
         """The best sound snapshot of exactly this build: its own, one that fits, or the fullest."""
         build_id = item.process.build.build_id
         there = [h for h in self._same_stamp(item.process) if h.snapshot.build_id == build_id]
-        own = item.process.own
-        fitting = [h for h in there if h.snapshot.id == item.snapshot or covers(h.snapshot, own)]
+        fitting = [
+            h for h in there if h.snapshot.id == item.snapshot or self._covers(h, item.process)
+        ]
         return fullest(fitting or there)
+
+    def _no_better(self, item: Item, held: Holding) -> bool:
+        """Whether what lies on disk is another build's, and has nothing that is not held."""
+        process = item.process
+        if not process.outlived:
+            return process.look_alike
+        more = {late.name for late in process.own if not late.problem}
+        return item.state is not State.PROTECTED or more <= held.snapshot.modules
 
     def _sibling(self, process: Process) -> Holding | None:
         """One of another executable of the same source build: they share their modules."""
@@ -241,13 +270,15 @@ class _Decision:
         obstacles = {
             Delivery.RUN: self._no_run(process),
             Delivery.ENVIRONMENT: process.no_environment,
+            Delivery.VARIABLE: process.no_variable,
             Delivery.MOUNT: process.no_mount,
             Delivery.FALLBACK: process.no_fallback or self._no_fallback(process),
             Delivery.PRELOAD: no_preload(item),
         }
         if self.judge.looks_elsewhere_first(process):
             obstacles[Delivery.MOUNT] = f"it looks in {process.chosen[0]} first"
-        listed = sorted(self.deliveries, key=lambda delivery: delivery is Delivery.PRELOAD)
+        allowed = (delivery for delivery in self.deliveries if delivery in process.allowed)
+        listed = sorted(allowed, key=lambda delivery: delivery is Delivery.PRELOAD)
         possible = [delivery for delivery in listed if not obstacles[delivery]]
         if possible:
             return possible, ""

@@ -7,8 +7,9 @@ from pathlib import Path
 from holdover.answers import Preview
 from holdover.builds import read_module_stamp
 from holdover.errors import ElfError, HoldoverError
+from holdover.held import Holding
 from holdover.lateloads import LateLoads
-from holdover.model import Capture, Holding, Item, LateLoad, Process, State
+from holdover.model import Capture, Item, LateLoad, Process, State
 from holdover.pending import PendingFiles, Replacement
 from holdover.programs import Program
 from holdover.rewrite import RPATH, rewrite

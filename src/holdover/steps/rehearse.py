@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.errors import RefusedError
+from holdover.held import Holding
 from holdover.loaderlog import Load, last_words, parse_loads
-from holdover.model import Holding, Process
+from holdover.model import Process
 from holdover.procfs import ProcFs
 from holdover.programs import Program
 from holdover.rehearsal import ModuleProof, Proof, Rehearsal
@@ -52,7 +53,7 @@ def rehearse(proc: ProcFs, process: Process, program: Program, holding: Holding)
 
 
 def _runs(proc: ProcFs, process: Process, program: Program, view: Path) -> Iterator[_Run]:
-    variables = {program.variable: str(view), "LD_DEBUG": "files"}
+    variables = {program.environment: str(view), "LD_DEBUG": "files"}
     for trial in program.rehearse:
         arguments = trial.arguments_of(process.executable.name)
         if arguments is None:

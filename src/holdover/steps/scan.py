@@ -15,31 +15,15 @@ from pathlib import Path
 from holdover.builds import read_build
 from holdover.complaints import failed_load
 from holdover.covering import MountTables
-from holdover.environ import entry_values, find_half, read_environment, room_needed
-from holdover.errors import (
-    ElfError,
-    HoldoverError,
-    MalformedError,
-    UnreadableError,
-    UnsupportedError,
-    VanishedError,
-)
+from holdover.errors import ElfError, HoldoverError, ProcessError, VanishedError
 from holdover.fallbacks import MARK
 from holdover.foresight import Foresight
+from holdover.identity import FileId
 from holdover.lateloads import LateLoads
-from holdover.memory import Memory
-from holdover.model import (
-    Build,
-    Delivery,
-    FileId,
-    Process,
-    Rescued,
-    Scan,
-    Unreadable,
-)
+from holdover.model import Build, Delivery, Process, Rescued, Scan, Unreadable
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.ondisk import OnDisk
-from holdover.places import places
+from holdover.pointed import NOT_ASKED, Pointed
 from holdover.procfs import DELETED, Mapping, ProcFs, file_id
 from holdover.programs import Program
 from holdover.sight import Sight
@@ -50,8 +34,6 @@ from holdover.trust import distrust, distrust_file
 __all__ = ["scan"]
 
 
-_ID_LENGTH = 32  # no id of a snapshot is longer
-_NOT_ASKED = "not looked at"
 _CHROOTED = "it has changed its root directory, from where it cannot see the store"
 
 
@@ -62,6 +44,7 @@ def scan(
     deliveries: tuple[Delivery, ...] = (),
     *,
     pids: Collection[int] = (),
+    workers: bool = False,
     installed: bool = False,
     late: LateLoads | None = None,
     stderr: Stderr | None = None,
@@ -69,23 +52,24 @@ def scan(
     before: Scan | None = None,
     rescued: ReadOnly[str, Rescued] | None = None,
 ) -> Scan:
-    """See all processes, or those in `pids`; with `installed`, also the builds on disk.
+    """See all processes, or those in `pids`, with `workers` also what these have forked; with
+    `installed`, also the builds on disk.
 
-    What loading modules would do is looked at if there is a `late` to foresee it, what processes
-    say about loads that failed if there is a `stderr` to read it. Who keeps us waiting is passed
-    over if there is a `silence` to know. `rescued` has modules that lie elsewhere, by build-id. The
-    executables of `before` are not read again, nor, if it has modules, are these, and what its one
-    process has mapped. `views` is where the store keeps its views; `deliveries` are those that are
-    asked for, in order of preference: whether others were possible is not looked at.
+    `late` foresees what loading modules would do, `stderr` reads what processes say about loads
+    that failed, `silence` knows who keeps us waiting. `rescued` has modules that lie elsewhere, by
+    build-id. The executables of `before` are not read again, nor, if it has modules, are these, and
+    what its one process has mapped. `deliveries` are those that are asked for, in order of
+    preference; `views` is where the store keeps its views.
 
-    Raises `UnreadableError` if there is no /proc at all; a single process that cannot be read is
-    part of the answer.
+    Raises `UnreadableError` without a /proc; a process that cannot be read is part of the answer.
     """
     known = {p.executable_file: p.build for p in before.processes} if before else {}
     on_disk = OnDisk(programs, views, known)
     again = bool(before and before.modules)
     look = _Look(proc, programs, deliveries, views, late, stderr, silence, on_disk, again)
     for pid in filter(proc.is_process, pids) if pids else proc.pids():
+        look.at(pid)
+    for pid in look.workers() if pids and workers else ():
         look.at(pid)
     builds = on_disk.installed() if installed else ()
     seen = Scan(tuple(look.processes), (), builds, look.foreign, tuple(look.unreadable))
@@ -122,7 +106,15 @@ class _Look:
 
     def __post_init__(self) -> None:
         self.mounts = MountTables(self.proc)
+        self.pointed = Pointed(self.proc, self.views, self.deliveries)
         self.own_root = self.proc.file_of(self.proc.own_pid, "root")
+
+    def workers(self) -> list[int]:
+        """Processes that those that were seen have forked, where these go on to run the same."""
+        forking = {program.name for program in self.programs if program.workers}
+        seen = {p.id.pid for p in self.processes}
+        leaders = {p.id.pid for p in self.processes if p.build.program in forking}
+        return [pid for pid in self.proc.children(leaders) if pid not in seen]
 
     def at(self, pid: int) -> None:
         """Add process `pid` to what was seen."""
@@ -177,11 +169,21 @@ class _Look:
             executable_file=file,
             replaced=in_place != file,
             look_alike=self._is_look_alike(path, in_place, build, program),
+            part_of=self._leader(pid, file) if program.workers else None,
+            allowed=program.deliveries,
             build=build,
             unsupported=unsupported,
             distrusted=bool(problem),
         )
         self.processes.append(self._with_details(process, program))
+
+    def _leader(self, pid: int, file: FileId) -> int | None:
+        """Its parent, if that runs the same executable, as far as can be seen."""
+        parent = self.proc.stat(pid).parent
+        with suppress(ProcessError):
+            if parent > 0 and self.proc.file_of(parent, "exe") == file:
+                return parent
+        return None
 
     def _supported_build(
         self, pid: int, file: FileId, program: Program, *, chrooted: bool
@@ -229,20 +231,16 @@ class _Look:
         maps = self.proc.maps_lately(pid) if self.again else self.proc.maps(pid)
         if self.late:
             process, self.sights[pid] = self.late.see(process, maps)
-        chosen, no_environment = self._environment(pid, maps, program)
+        process = self.pointed.look(process, maps, program)
         poisoned_by, unheard = self._complaint(process, program)
-        place = self._place(chosen)
+        loaded = dict(_loaded(maps, program, (*process.build.directories, self.views)))
         return replace(
             process,
-            chosen=tuple(filter(None, map(self._led_to, chosen or ()))),
-            place=place,
-            no_run=self._hidden_store(pid) if place else process.no_run,
-            chosen_known=chosen is not None,
-            no_environment=no_environment,
             covered_by=self._covered_by(pid, process.build),
             mounted=self._mounted(pid, process.build),
-            loaded=frozenset(_loaded(maps, program)),
-            no_mount=self._no_mount(process, no_environment),
+            loaded=frozenset(loaded),
+            loaded_files=tuple(sorted(loaded.items())) if process.build.by_file else (),
+            no_mount=self._no_mount(process),
             poisoned_by=poisoned_by,
             unheard=unheard,
             fallback=self._fallback(pid, process.build),
@@ -272,65 +270,12 @@ class _Look:
                 builds[file] = read_build(executable, program)
         return builds[file]
 
-    def _environment(
-        self, pid: int, maps: Sequence[Mapping], program: Program
-    ) -> tuple[tuple[Path, ...] | None, str]:
-        """Where its variable points, and why another value would not help it if so."""
-        try:
-            with Memory(self.proc, pid) as memory:
-                layout, live = read_environment(self.proc, pid, memory, maps)
-                values = entry_values(memory, live, program.variable)
-                chosen = tuple(Path(os.fsdecode(value)) for value in values if value)
-                if Delivery.ENVIRONMENT not in self.deliveries:
-                    return chosen, _NOT_ASKED
-                need = room_needed(
-                    len(live.entries), program.variable, f"{self.views}/{'x' * _ID_LENGTH}"
-                )
-                try:
-                    find_half(memory, layout, live, need)
-                except UnsupportedError as error:
-                    return chosen, error.message
-                return chosen, self._distrust_chosen(chosen) or self._hidden_store(pid)
-        except (UnreadableError, UnsupportedError, MalformedError) as error:
-            return None, error.message
-
-    def _place(self, chosen: tuple[Path, ...] | None) -> Path | None:
-        """The directory of `holdover run` that counts, if one does."""
-        first = next(iter(chosen or ()), None)
-        return first if first and first.parent == places(self.views) else None
-
-    def _led_to(self, directory: Path) -> Path | None:
-        """What a process finds there: a view, if it is a link of ours; None if it is not there."""
-        if directory.parent != places(self.views):
-            return directory
-        try:
-            return self.views / directory.readlink().name
-        except OSError:
-            return directory if directory.exists() else None
-
-    def _distrust_chosen(self, chosen: tuple[Path, ...]) -> str:
-        """Its user may have set the variable; what others can change is not held for anybody."""
-        ours = (self.views, places(self.views))
-        reasons = (distrust(directory) for directory in chosen if directory.parent not in ours)
-        reason = next(filter(None, reasons), "")
-        return reason and f"it looks for modules where others than root can put some: {reason}"
-
-    def _hidden_store(self, pid: int) -> str:
-        """Why the process could not load from the store, as far as its mounts tell; or ""."""
-        place = next(path for path in (self.views, *self.views.parents) if path.exists())
-        seen = file_id(self.proc.at(pid, f"root{place}"))
-        if seen != file_id(place):
-            return f"{place} is something else in its mount namespace"
-        if os.statvfs(self.proc.at(pid, f"root{place}")).f_flag & os.ST_NOEXEC:
-            return f"{place} is mounted noexec in its mount namespace"
-        return ""
-
-    def _no_mount(self, process: Process, no_environment: str) -> str:
+    def _no_mount(self, process: Process) -> str:
         """The mount tables are read only where the answer will be asked for."""
-        if Delivery.MOUNT not in self.deliveries:
-            return "not looked at: another delivery comes first"
+        if Delivery.MOUNT not in self.deliveries or Delivery.MOUNT not in process.allowed:
+            return NOT_ASKED
         before = self.deliveries[: self.deliveries.index(Delivery.MOUNT)]
-        if Delivery.ENVIRONMENT in before and not no_environment:
+        if Delivery.ENVIRONMENT in before and not process.no_environment:
             return "not looked at: another delivery comes first"
         directory = next(iter(process.build.directories), None)
         if directory is None:
@@ -346,7 +291,7 @@ class _Look:
 
     def _no_fallback(self, pid: int, build: Build) -> str:
         if Delivery.FALLBACK not in self.deliveries:
-            return _NOT_ASKED
+            return NOT_ASKED
         if build.fallback is None:
             return "its build looks nowhere else for a module that it could not load"
         if reason := distrust(build.fallback):
@@ -356,7 +301,7 @@ class _Look:
             leads_to = os.readlink(self.proc.at(pid, "root/var/run"))
         if leads_to not in ("/run", "../run"):
             return "/var/run is not /run in its mount namespace"
-        return self._hidden_store(pid)
+        return self.pointed.hidden_store(pid)
 
     def _covered_by(self, pid: int, build: Build) -> FileId | None:
         """Only the first directory is ever covered."""
@@ -370,11 +315,17 @@ class _Look:
         return frozenset(filter(None, (view_on(mount, self.views) for mount in mounts)))
 
 
-def _loaded(maps: Sequence[Mapping], program: Program) -> Iterator[str]:
-    for path in {mapping.path.removesuffix(DELETED) for mapping in maps}:
+def _loaded(
+    maps: Sequence[Mapping], program: Program, where: tuple[Path, ...]
+) -> Iterator[tuple[str, FileId]]:
+    """Modules by their names; where any name is possible, those that lie right in these
+    directories or, as views do, in one of theirs."""
+    for path, file in {(mapping.path.removesuffix(DELETED), mapping.file) for mapping in maps}:
         name = path.rpartition("/")[2].removesuffix(".so")
-        if path.endswith(".so") and program.is_module(name):
-            yield name
+        if not path.endswith(".so") or not program.is_module(name):
+            continue
+        if program.modules is not None or any(place in where for place in Path(path).parents[:2]):
+            yield name, file
 
 
 def _unknown_build(program: Program) -> Build:

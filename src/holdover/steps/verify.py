@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from holdover.errors import ProcessError
-from holdover.model import Holding, Process
-from holdover.procfs import ProcFs
+from holdover.held import Holding
+from holdover.model import Process
+from holdover.procfs import ProcFs, file_id
 from holdover.trust import closed_to
 
-__all__ = ["verify"]
+__all__ = ["verify", "loaded_twice"]
 
 
 def verify(proc: ProcFs, process: Process, holding: Holding, directory: Path) -> str:
@@ -38,6 +39,17 @@ def verify(proc: ProcFs, process: Process, holding: Holding, directory: Path) ->
                     return f"{held.path} is something else in its mount namespace"
     except (ProcessError, OSError) as error:
         return f"{directory} cannot be seen from it: {error}"
+    return ""
+
+
+def loaded_twice(process: Process, holding: Holding) -> str:
+    """Why it would load a module once more that it has loaded already, or ""."""
+    for name, file in process.loaded_files:
+        there = file_id(holding.view / f"{name}.so")
+        if there is None:
+            return f"it has loaded {name}, which is not held"
+        if there != file:
+            return f"it has loaded {name} from another file than the one that is held"
     return ""
 
 

@@ -11,8 +11,6 @@ there in between is carried over. Strings that it replaced stay valid: glibc nev
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from holdover.environ import (
@@ -27,10 +25,11 @@ from holdover.environ import (
     read_environment,
     room_needed,
 )
-from holdover.errors import RefusedError, VanishedError
+from holdover.errors import RefusedError
 from holdover.memory import Memory
 from holdover.model import Process
 from holdover.procfs import ProcFs
+from holdover.sameness import memory_of
 
 __all__ = ["deliver", "release"]
 
@@ -46,33 +45,14 @@ def deliver(proc: ProcFs, process: Process, variable: str, view: Path) -> None:
     its environment makes no sense, `UnreadableError` if its memory cannot be opened or written.
     Nothing is half done: the one store that publishes comes last.
     """
-    with _same_process(proc, process) as memory:
+    with memory_of(proc, process) as memory:
         _publish(proc, process, memory, variable, view)
 
 
 def release(proc: ProcFs, process: Process, variable: str) -> None:
     """Take our value of `variable` back; one that was set by somebody else counts again."""
-    with _same_process(proc, process) as memory:
+    with memory_of(proc, process) as memory:
         _publish(proc, process, memory, variable, None)
-
-
-@contextmanager
-def _same_process(proc: ProcFs, process: Process) -> Iterator[Memory]:
-    """Its memory, opened before the check: whatever comes after cannot reach a successor."""
-    with Memory(proc, process.id.pid, writable=True) as memory:
-        _check_identity(proc, process)
-        try:
-            yield memory
-        finally:
-            _check_identity(proc, process)  # one that is gone explains whatever went wrong
-
-
-def _check_identity(proc: ProcFs, process: Process) -> None:
-    pid = process.id.pid
-    if proc.identity(pid) != process.id:
-        raise VanishedError(f"process {pid} ended, and its number is another's")
-    if proc.file_of(pid, "exe") != process.executable_file:
-        raise VanishedError(f"process {pid} now runs something else")
 
 
 def _publish(

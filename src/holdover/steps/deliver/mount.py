@@ -17,7 +17,8 @@ from holdover import linux
 from holdover.covering import FOREIGN, MountTables
 from holdover.entering import Helper
 from holdover.errors import ProcessError, RefusedError, UnsupportedError, VanishedError
-from holdover.model import FileId, Process
+from holdover.identity import FileId
+from holdover.model import Process
 from holdover.mounted import is_of_root
 from holdover.mounts import parse_mountinfo, view_on
 from holdover.procfs import ProcFs, file_id

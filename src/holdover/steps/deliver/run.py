@@ -11,8 +11,9 @@ from pathlib import Path
 
 from holdover.errors import UnsupportedError, VanishedError
 from holdover.fitting import extends
+from holdover.held import Holding
 from holdover.leads import Leads
-from holdover.model import Capture, Holding, Process
+from holdover.model import Capture, Process
 from holdover.places import place_name
 from holdover.procfs import ProcFs
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process and those that it forked, which go on to run the same: told of as one."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from holdover.model import Process, State
+
+__all__ = ["Group", "together", "worst"]
+
+T = TypeVar("T")
+_WORSE = (
+    *(State.CURRENT, State.PROTECTED, State.DEFUSED),
+    *(State.UNSUPPORTED, State.UNREADABLE, State.AT_RISK, State.POISONED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Generic[T]):
+    """What is told of a process, and of each that it forked."""
+
+    first: T
+    others: tuple[T, ...] = ()
+
+    @property
+    def all(self) -> tuple[T, ...]:
+        return self.first, *self.others
+
+    def counted(self, reason: str, concerned: int) -> str:
+        """The reason, and for how many of them it is one."""
+        if not self.others:
+            return reason
+        count = len(self.all)
+        return f"{reason} ({count if concerned == count else f'{concerned} of {count}'} processes)"
+
+
+def together(entries: Iterable[T], process_of: Callable[[T], Process]) -> list[Group[T]]:
+    """In the order of the first of each; whose first is not among them is alone."""
+    entries = tuple(entries)
+    there = {process_of(entry).id.pid for entry in entries}
+    others: dict[int, list[T]] = {}
+    for entry in entries:
+        first = process_of(entry).part_of
+        if first in there and first is not None:
+            others.setdefault(first, []).append(entry)
+    return [
+        Group(entry, tuple(others.get(process_of(entry).id.pid, ())))
+        for entry in entries
+        if process_of(entry).part_of not in there
+    ]
+
+
+def worst(group: Group[T], state_of: Callable[[T], State]) -> T:
+    """Of those that are equally bad the first."""
+    return max(group.all, key=lambda entry: _WORSE.index(state_of(entry)))

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deliver by variable: continue the name of the module directory in a live process, data only.
+
+The process is never stopped and nothing is called in it. What a reader can see in between:
+
+- of an array, first all is written that lies behind the end of the old name, where nobody reads;
+  then one aligned store of eight bytes takes that end away. The old name or the new one is read.
+- when an array leads to a view already, the names differ in their last bytes. They are written at
+  once while every thread sleeps in the kernel, or not at all.
+- of a pointer, the new name is written where nothing looks, and one store publishes it.
+- taken back, each is one store.
+"""
+
+import os
+import struct
+from pathlib import Path
+
+from holdover.elsewhere import wait_until_asleep
+from holdover.errors import RefusedError, UnsupportedError
+from holdover.memory import Memory
+from holdover.model import Process
+from holdover.pointers import publish, restore
+from holdover.procfs import ProcFs, file_id
+from holdover.programs import Variable
+from holdover.sameness import memory_of
+from holdover.variables import Name, continued, locate, read_name
+
+__all__ = ["deliver", "release"]
+
+_WORD = 8  # bytes; stored at once
+
+
+def deliver(proc: ProcFs, process: Process, variable: Variable, view: Path) -> None:
+    """Make the name lead to `view`.
+
+    Raises `VanishedError` if it is no longer that process, `UnsupportedError` if its variable is
+    not as it was defined or has no room, `RefusedError` if the write cannot be done safely now,
+    `MalformedError` if the name makes no sense, `UnreadableError` if its memory cannot be opened or
+    written. Nothing is half done: the one store that publishes comes last.
+    """
+    pid = process.id.pid
+    with memory_of(proc, process) as memory:
+        address, name = _find(proc, pid, memory, variable)
+        own = proc.at(pid, f"root{name.own}")
+        if not Path(own).is_dir():
+            raise RefusedError(f"process {pid}: {name.own} is no directory (any more)")
+        text = continued(name, own, view)
+        if text == name.text:
+            return
+        _check_way(proc, pid, text, view)
+        if variable.pointer:
+            publish(proc, pid, memory, address, text)
+        elif name.led_to is None:
+            _continue(memory, address, variable, name, text)
+        else:
+            _exchange(proc, memory, address, variable, name, text)
+        _read_back(memory, address, variable, text)
+
+
+def release(proc: ProcFs, process: Process, variable: Variable) -> None:
+    """Make the name the program's own again."""
+    with memory_of(proc, process) as memory:
+        address, name = _find(proc, process.id.pid, memory, variable)
+        if name.led_to is None:
+            return
+        own = os.fsencode(name.own)
+        if variable.pointer:
+            restore(proc, process.id.pid, memory, address)
+        else:
+            _store(memory, address, variable, name, own, len(own))
+        _read_back(memory, address, variable, own)
+
+
+def _check_way(proc: ProcFs, pid: int, text: bytes, view: Path) -> None:
+    """Before anything is written: a name that leads nowhere is worse than the old one."""
+    there, wanted = (file_id(proc.at(pid, f"root{path}")) for path in (os.fsdecode(text), view))
+    if there is None or there != wanted:
+        raise RefusedError(f"process {pid}: {view} cannot be reached by {os.fsdecode(text)}")
+
+
+def _find(proc: ProcFs, pid: int, memory: Memory, variable: Variable) -> tuple[int, Name]:
+    address = locate(proc, pid, proc.maps(pid), variable.symbol, variable.size)
+    return address, _read(memory, address, variable)
+
+
+def _read(memory: Memory, address: int, variable: Variable) -> Name:
+    return read_name(memory, address, variable.size, variable.value, pointer=variable.pointer)
+
+
+def _continue(memory: Memory, address: int, variable: Variable, name: Name, text: bytes) -> None:
+    """Behind the word that holds the end of the old name first, then that word."""
+    behind = _word_of(address + len(name.text)) + _WORD
+    if len(text) >= variable.size:
+        raise UnsupportedError(
+            f"process {memory.pid}: no room in {variable.symbol} for a name of {len(text)} bytes"
+        )
+    memory.write(behind, text[behind - address :] + b"\0")
+    _store(memory, address, variable, name, text, len(name.text))
+
+
+def _store(
+    memory: Memory, address: int, variable: Variable, name: Name, text: bytes, end: int
+) -> None:
+    """The one word in which both names differ, or all of the rest lies behind an end."""
+    word = _word_of(address + end)
+    if word < address or word + _WORD > address + variable.size:
+        raise UnsupportedError(f"process {memory.pid}: {variable.symbol} is not aligned")
+    there = memory.read(word, _WORD)
+    new = (text + b"\0")[word - address :][:_WORD]
+    new += there[len(new) :]
+    if _read(memory, address, variable) != name:
+        raise RefusedError(
+            f"process {memory.pid} changed {variable.symbol} itself at the same moment",
+            hint="try again",
+        )
+    memory.write_pointer(word, struct.unpack("<Q", new)[0])
+
+
+def _word_of(address: int) -> int:
+    return address // _WORD * _WORD
+
+
+def _exchange(
+    proc: ProcFs, memory: Memory, address: int, variable: Variable, name: Name, text: bytes
+) -> None:
+    """Only what is different is written, the end included."""
+    if len(text) >= variable.size:
+        raise UnsupportedError(f"process {memory.pid}: no room in {variable.symbol}")
+    same = len(os.path.commonprefix([name.text, text]))
+    wait_until_asleep(proc, memory.pid)
+    memory.write(address + same, text[same:] + b"\0")
+
+
+def _read_back(memory: Memory, address: int, variable: Variable, text: bytes) -> None:
+    if _read(memory, address, variable).text != text:
+        raise RefusedError(
+            f"process {memory.pid} set {variable.symbol} itself at the same moment",
+            hint="try again",
+        )
