@@ -18,6 +18,7 @@ from lab.replication import RECONNECTIONS, Replication
 from lab.workload import Worked, workload
 
 from holdover.demo import archive
+from holdover.demo.root import install_holdover
 
 pytestmark = pytest.mark.e2e
 
@@ -42,6 +43,12 @@ PLACES = {
     "slave": ("unshare", "--mount", "--propagation", "slave"),
 }
 """Names of clusters, and what their servers are started by."""
+KNOWN = (
+    "SELECT add(1, 1), similarity('a', 'b'), 'a=>1'::hstore",
+    "DO 'my $x = 1;' LANGUAGE plperl",
+    "CREATE SERVER nowhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '/none')",
+)
+"""What a session does before the update that goes on afterwards."""
 ELSEWHERE = [name for name, wrapper in PLACES.items() if wrapper]
 
 
@@ -94,7 +101,8 @@ def updated(lab: Lab) -> Updated:
     running = servers | {replica.name: replica for replica in replication.clusters}
     pids = {name: server.pid for name, server in running.items()}
     idle = {name: idle_in_transaction(main) for name in ("fresh", "knows")}
-    idle["knows"].ask("SELECT add(1, 1), similarity('a', 'b'), 'a=>1'::hstore")
+    for statement in KNOWN:
+        assert "ERROR" not in idle["knows"].ask(statement)
     with workload(lab, main) as work:
         work.goes_on()
         said = update(lab.root, versions(lab.root)[1])
@@ -109,7 +117,8 @@ def start(lab: Lab, name: str) -> Cluster:
     cluster = Cluster.create(lab.root, name, wrapper=PLACES[name])
     cluster.start()
     prepare(cluster)
-    cluster.value("CREATE EXTENSION hstore; CREATE EXTENSION pg_trgm")
+    for extension in ("hstore", "pg_trgm", "plperl", "postgres_fdw"):
+        cluster.value(f"CREATE EXTENSION {extension}")
     return cluster
 
 
@@ -172,6 +181,8 @@ def test_session_that_was_idle_loads_for_the_first_time(
     [
         "DO 'BEGIN PERFORM 1; END'",
         "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE plperl AS 'return 1;'",
+        "SELECT * FROM postgres_fdw_get_connections()",
         "SELECT show_trgm('a')",
         "SELECT akeys('a=>1'::hstore)",
     ],
@@ -207,7 +218,7 @@ def test_status_has_one_line_a_cluster(protected: Updated) -> None:
     lines = protected.lab.holdover("status").stdout.splitlines()
     for name, server in protected.servers.items():
         assert sum(str(protected.pids[name]) in line.split() for line in lines) == 1
-        assert sum(server.label in line for line in lines) == 1
+        assert sum(server.label in line.split() for line in lines) == 1
     more = protected.lab.holdover("status", "-v").stdout
     assert all(str(pid) in more.split() for pid in protected.servers["main"].backends())
 
@@ -225,6 +236,19 @@ def test_status_knows_each_process(protected: Updated) -> None:
             assert found == (postmaster["pid"], "protected", "variable")
 
 
+def test_explain_says_why_the_twin_fails(unprotected: Updated) -> None:
+    """holdover comes after the fact, and is asked only."""
+    install_holdover(unprotected.lab.root.root)
+    pid = str(unprotected.servers["main"].pid)
+    for what in ("plpgsql", "hstore", "postgres_fdw", "plperl"):
+        said = unprotected.lab.json("explain", pid, what)
+        (found,) = said["modules"]
+        assert found["answer"] == "would fail"
+        assert LOST[what] in found["reason"]
+    states = {p["state"] for p in unprotected.lab.json("status", pid)["processes"]}
+    assert states == {"at-risk"}
+
+
 def test_restarted_server_is_current_and_its_snapshot_goes(protected: Updated) -> None:
     """The last test: it ends the servers of the older build."""
     assert protected.lab.held()
@@ -234,7 +258,7 @@ def test_restarted_server_is_current_and_its_snapshot_goes(protected: Updated) -
         server.stop()
     main = protected.servers["main"]
     main.start()
-    assert protected.lab.status(main.pid)["state"] == "current"
+    assert {p["state"] for p in protected.lab.json("status")["processes"]} == {"current"}
     protected.lab.root.run("holdover", "gc")
     assert protected.lab.held() == []
     assert {what: probe(main) for what, probe in PROBES.items()} == dict.fromkeys(PROBES, WORKS)

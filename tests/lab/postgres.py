@@ -17,7 +17,18 @@ from holdover.demo.root import ThrowawayRoot
 from holdover.looking import Progress
 from lab.distributions import BULLSEYE, TRIXIE, download_next
 
-__all__ = ["RECIPE", "RECIPE_TO_TRIXIE", "RECIPE_OF_TWO_MAJORS", "PACKAGES", "MODULES", "THIRD", "prepare_servers", "update", "update_to_third", "versions"]
+__all__ = [
+    "RECIPE",
+    "RECIPE_TO_TRIXIE",
+    "RECIPE_OF_TWO_MAJORS",
+    "PACKAGES",
+    "MODULES",
+    "THIRD",
+    "prepare_servers",
+    "update",
+    "update_to_third",
+    "versions",
+]
 
 PACKAGES = (
     *("postgresql-15", "postgresql-client-15", "postgresql-plperl-15", "postgresql-plpython3-15"),

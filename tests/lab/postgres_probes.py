@@ -104,11 +104,19 @@ PROBES: Mapping[str, Probe] = {
     "plpgsql": _function,
     "hstore": _answers("CREATE EXTENSION hstore; SELECT 'a=>1'::hstore -> 'a'", "1"),
     "postgres_fdw": _foreign,
-    "plperl": _answers("CREATE EXTENSION plperl; DO 'use strict; elog(INFO, 1)' LANGUAGE plperl;"
-        "CREATE FUNCTION f() RETURNS int LANGUAGE plperl AS 'return 6 * 7'; SELECT f()", "42"),
-    "plpython3u": _answers("CREATE EXTENSION plpython3u; CREATE FUNCTION f() RETURNS text LANGUAGE plpython3u"
-        " AS 'import json, ssl; return json.dumps([6 * 7])'; SELECT f()", "[42]"),
-    "pgcrypto": _answers("CREATE EXTENSION pgcrypto; SELECT decrypt(encrypt('x', 'k', 'aes'), 'k', 'aes') = 'x'", "t"),
+    "plperl": _answers(
+        "CREATE EXTENSION plperl; DO 'use strict; elog(INFO, 1)' LANGUAGE plperl;"
+        "CREATE FUNCTION f() RETURNS int LANGUAGE plperl AS 'return 6 * 7'; SELECT f()",
+        "42",
+    ),
+    "plpython3u": _answers(
+        "CREATE EXTENSION plpython3u; CREATE FUNCTION f() RETURNS text LANGUAGE plpython3u"
+        " AS 'import json, ssl; return json.dumps([6 * 7])'; SELECT f()",
+        "[42]",
+    ),
+    "pgcrypto": _answers(
+        "CREATE EXTENSION pgcrypto; SELECT decrypt(encrypt('x', 'k', 'aes'), 'k', 'aes') = 'x'", "t"
+    ),
     "LOAD": _answers("LOAD 'auto_explain'; SHOW auto_explain.log_min_duration", "-1"),
     "JIT": _compiled,
     "parallel workers": _parallel,
