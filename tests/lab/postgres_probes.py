@@ -7,10 +7,9 @@ was compiled, that workers were launched, that a row arrived.
 
 from collections.abc import Callable, Mapping
 
-from holdover.errors import CommandError
 from lab.cluster import SOCKETS, Cluster
 
-__all__ = ["PROBES", "WORKS", "prepare", "errors_of"]
+__all__ = ["PROBES", "WORKS", "prepare"]
 
 WORKS = "works"
 
@@ -23,6 +22,29 @@ CREATE FUNCTION twice(a int) RETURNS int LANGUAGE plpgsql PARALLEL SAFE
     AS 'BEGIN RETURN 2 * a; END';
 CREATE TABLE numbers AS SELECT n::int, n::float8 / 3 AS third FROM generate_series(1, 20000) n;
 ANALYZE numbers;
+"""
+_FOREIGN = """
+CREATE EXTENSION postgres_fdw;
+CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw
+    OPTIONS (host '{sockets}', port '{port}', dbname 'postgres');
+CREATE USER MAPPING FOR postgres SERVER itself OPTIONS (user 'postgres');
+IMPORT FOREIGN SCHEMA public LIMIT TO (numbers) FROM SERVER itself INTO public;
+SELECT count(*), max(n) FROM numbers;
+"""
+_PERL = """
+CREATE EXTENSION plperl;
+CREATE FUNCTION f() RETURNS int LANGUAGE plperl AS 'use strict; return 6 * 7;';
+SELECT f();
+"""
+_PYTHON = """
+CREATE EXTENSION plpython3u;
+CREATE FUNCTION f() RETURNS text LANGUAGE plpython3u
+    AS 'import json, ssl; return json.dumps([6 * 7])';
+SELECT f();
+"""
+_CRYPTO = """
+CREATE EXTENSION pgcrypto;
+SELECT decrypt(encrypt('x', 'k', 'aes'), 'k', 'aes') = 'x';
 """
 _PARALLEL = """
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
@@ -70,17 +92,8 @@ def _function(cluster: Cluster) -> str:
 
 
 def _foreign(cluster: Cluster) -> str:
-    where = f"host '{SOCKETS}', port '{cluster.port}', dbname 'postgres'"
-    return _answers(
-        f"""
-        CREATE EXTENSION postgres_fdw;
-        CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({where});
-        CREATE USER MAPPING FOR postgres SERVER itself OPTIONS (user 'postgres');
-        IMPORT FOREIGN SCHEMA public LIMIT TO (numbers) FROM SERVER itself INTO public;
-        SELECT count(*), max(n) FROM numbers;
-        """,
-        "20000|20000",
-    )(cluster)
+    text = _FOREIGN.format(sockets=SOCKETS, port=cluster.port)
+    return _answers(text, "20000|20000")(cluster)
 
 
 def _compiled(cluster: Cluster) -> str:
@@ -104,19 +117,9 @@ PROBES: Mapping[str, Probe] = {
     "plpgsql": _function,
     "hstore": _answers("CREATE EXTENSION hstore; SELECT 'a=>1'::hstore -> 'a'", "1"),
     "postgres_fdw": _foreign,
-    "plperl": _answers(
-        "CREATE EXTENSION plperl; DO 'use strict; elog(INFO, 1)' LANGUAGE plperl;"
-        "CREATE FUNCTION f() RETURNS int LANGUAGE plperl AS 'return 6 * 7'; SELECT f()",
-        "42",
-    ),
-    "plpython3u": _answers(
-        "CREATE EXTENSION plpython3u; CREATE FUNCTION f() RETURNS text LANGUAGE plpython3u"
-        " AS 'import json, ssl; return json.dumps([6 * 7])'; SELECT f()",
-        "[42]",
-    ),
-    "pgcrypto": _answers(
-        "CREATE EXTENSION pgcrypto; SELECT decrypt(encrypt('x', 'k', 'aes'), 'k', 'aes') = 'x'", "t"
-    ),
+    "plperl": _answers(_PERL, "42"),
+    "plpython3u": _answers(_PYTHON, "[42]"),
+    "pgcrypto": _answers(_CRYPTO, "t"),
     "LOAD": _answers("LOAD 'auto_explain'; SHOW auto_explain.log_min_duration", "-1"),
     "JIT": _compiled,
     "parallel workers": _parallel,

@@ -57,7 +57,7 @@ class Replication:
             "INSERT INTO beats SELECT coalesce(max(n), 0) + 1 FROM beats RETURNING n"
         )
         deadline = time.monotonic() + _PATIENCE
-        while replica.sql(f"SELECT count(*) FROM beats WHERE n = {beat}").stdout.strip() != "1":
+        while replica.sql("SELECT max(n) FROM beats").stdout.strip() != beat:
             for line in replica.log[before:].splitlines():
                 if any(refusal in line for refusal in _REFUSALS):
                     return line.partition(":  ")[2]
