@@ -10,7 +10,7 @@ Source: bash(1), "Programmable Completion"; zshcompsys(1); fish's complete(1).
 from collections.abc import Iterable
 
 from holdover.config import SETTINGS
-from holdover.programs import load_programs
+from holdover.programs import our_programs
 from holdover.store import Store
 from manual.commands import COMMON, UNSEEN, Argument, Command, Option, commands
 
@@ -26,7 +26,7 @@ KEYS = tuple(f"{setting.key}=" for setting in SETTINGS)
 
 def _find_processes() -> str:
     """Prints /proc/PID/exe for each process whose executable a definition names."""
-    globs = [glob for program in load_programs() for glob in program.installed]
+    globs = [glob for program in our_programs() for glob in program.installed]
     names = " -o ".join(f"-lname '{glob}' -o -lname '{glob} (deleted)'" for glob in globs)
     return f"find /proc/[0-9]*/exe -maxdepth 0 \\( {names} \\) 2>/dev/null"
 

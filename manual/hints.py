@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The values of the definitions that hooks need before they read a definition."""
 
-from holdover.programs import Program, load_programs
+from holdover.programs import Program, our_programs
 
 __all__ = ["hints"]
 
@@ -21,7 +21,7 @@ HINTS = (
 
 def hints() -> str:
     """The text of holdover/hints.py."""
-    return _HEAD + "".join(map(_entry, load_programs())) + ")\n"
+    return _HEAD + "".join(map(_entry, our_programs())) + ")\n"
 
 
 def _entry(program: Program) -> str:

@@ -7,7 +7,7 @@ from holdover.held import Holding
 from holdover.model import Delivery, Process, Scan
 from holdover.procfs import ProcFs
 from holdover.programs import Program
-from holdover.steps.deliver import environment, fallback, run, variable
+from holdover.steps.deliver import environment, fallback, run
 from holdover.steps.deliver.mount import Mounter
 from holdover.steps.verify import verify
 from holdover.store import Store
@@ -31,6 +31,8 @@ def point(
         case Delivery.ENVIRONMENT:
             environment.deliver(proc, process, program.environment, holding.view)
         case Delivery.VARIABLE if program.variable:
+            from holdover.steps.deliver import variable  # most hosts run no such program
+
             variable.deliver(proc, process, program.variable, holding.view)
         case Delivery.MOUNT:
             mounter.deliver(process, holding.view)
@@ -54,6 +56,8 @@ def take_back(
         case Delivery.ENVIRONMENT:
             environment.release(proc, process, program.environment)
         case Delivery.VARIABLE if program.variable:
+            from holdover.steps.deliver import variable
+
             variable.release(proc, process, program.variable)
         case Delivery.MOUNT:
             mounter.release(process, holding.view)

@@ -147,8 +147,11 @@ def failure_of(process: Process) -> str:
     if not failing:
         return ""
     names = _first_few([late.name for late in failing])
-    whose = "the modules on disk" if process.outlived else "its own modules"
-    return f"{len(failing)} of {whose} would not load, {names}: {failing[0].problem}"
+    if process.outlived:
+        return (
+            f"{len(failing)} of the modules on disk would not load, {names}: {failing[0].problem}"
+        )
+    return f"{len(failing)} of its own modules would not load, {names}: {failing[0].problem}"
 
 
 def _poisoned(process: Process) -> str:

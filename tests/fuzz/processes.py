@@ -2,10 +2,11 @@
 """What /proc says of a process, what lies in its memory, and what it writes and answers."""
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fuzz.target import MIB, QEMU, Target, text_of, workplace
@@ -18,7 +19,13 @@ from holdover.environ import (
     read_again,
     room_needed,
 )
-from holdover.errors import MalformedError, ProcessError, RefusedError, UnreadableError
+from holdover.errors import (
+    MalformedError,
+    ProcessError,
+    RefusedError,
+    UnreadableError,
+    UnsupportedError,
+)
 from holdover.lateloads import LateLoads
 from holdover.loaded import _auxiliary, mapped_objects
 from holdover.loaderlog import last_words, parse_loads
@@ -29,6 +36,7 @@ from holdover.procfs import ProcFs, mapped_name, parse_maps
 from holdover.qmp import Monitor
 from holdover.stderr import _mount_of
 from holdover.steps.deliver.preload import complaint_of
+from holdover.variables import continued, read_name
 
 __all__ = ["TARGETS"]
 
@@ -97,6 +105,18 @@ def _memory(data: bytes) -> None:
         entry_values(memory, live, "QEMU_MODULE_DIR")
         changed_since(memory, LiveEnvironment(live.array, live.entries[1:]))
         room_needed(len(live.entries), "QEMU_MODULE_DIR", "/x")
+
+
+_DIRECTORY = re.compile(rb"/[^\x00]+")
+
+
+def _name(data: bytes) -> None:
+    """Of a module directory, as it lies in the memory of who made it what he likes."""
+    with Memory(_proc("mem", data), _PID) as memory:
+        for pointer in (True, False):
+            with suppress(UnsupportedError, MalformedError):
+                name = read_name(memory, 0, len(data), _DIRECTORY, pointer=pointer)
+                continued(name, "/", _VIEWS)
 
 
 def _log(data: bytes) -> None:
@@ -194,6 +214,7 @@ TARGETS = {
     "proc-fdinfo": Target(_fdinfo, _PROCESS, fixed=_TEXT),
     "proc-auxv": Target(lambda data: _auxiliary(_proc("auxv", data), _PID), (), "4 KiB"),
     "proc-mem": Target(_memory, _PROCESS, "65536 pointers, 32 MiB of text", fixed=96 * MIB),
+    "proc-name": Target(_name, _PROCESS, "64 KiB"),
     "stderr": Target(_log, (UnreadableError,), "2 MiB, its end"),
     "loader-log": Target(_loader_log, (), "16 MiB, its beginning"),
     "qmp": Target(

@@ -279,16 +279,16 @@ def test_holdover_keeps_to_the_configuration() -> None:
 
 
 def test_a_disabled_program_is_looked_at_and_no_hook_cares_for_it() -> None:
-    config = load_config(["programs.disabled=qemu"], {})
+    config = load_config(["programs.disabled=qemu,postgresql"], {})
     assert [program.name for program in make_holdover(config).programs] == ["postgresql", "qemu"]
-    assert make_holdover(config).disabled == ("qemu",)
+    assert make_holdover(config).disabled == ("qemu", "postgresql")
     assert make_programs(config) == ()
 
 
 def test_a_flag_is_its_setting() -> None:
     assert read_config(options("protect", "--delivery", "mount")).deliveries == ("mount",)
     assert read_config(options("protect", "-o", "deliveries=mount")).deliveries == ("mount",)
-    default = ("run", "environment", "mount", "fallback-dir")
+    default = ("run", "environment", "variable", "mount", "fallback-dir")
     assert read_config(options("protect")).deliveries == default
 
 

@@ -50,7 +50,7 @@ LAYERS = {
     "front": ("config", "cli", "demo", "__main__"),
 }
 MAY_USE = {
-    "words": set[str](),
+    "words": {"words"},
     "pure": {"words", "pure"},
     "edge": {"words", "pure", "edge"},
     "definitions": {"words", "pure", "edge", "definitions"},
@@ -257,7 +257,7 @@ def test_every_file_begins_with_the_licence(directory: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "named"),
     [
-        ("model.py", "from holdover.errors import HoldoverError", "holdover.errors"),
+        ("model.py", "from holdover.elf import ElfFile", "holdover.elf"),
         ("elf.py", "from holdover.procfs import ProcFs", "holdover.procfs"),
         ("elf.py", "from holdover import linux", "holdover.linux"),
         ("elf.py", "import holdover.linux", "holdover.linux"),

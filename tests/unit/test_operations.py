@@ -29,6 +29,7 @@ SPOKEN = (
     *("steps/deliver/fallback.py", "fallbacks.py"),
     *("steps/deliver/run.py", "steps/deliver/preload.py", "qmp.py", "preloading.py", "leads.py"),
     "cli/running.py",
+    *("steps/deliver/variable.py", "variables.py", "pointers.py", "pointed.py"),
     *("environ.py", "trust.py", "lateloads.py", "forecast.py", "search.py", "loaded.py"),
     *("elsewhere.py", "touching.py", "silence.py"),
     *("libraries.py", "procfs.py", "memory.py", "flow.py", "looking.py"),

@@ -208,7 +208,8 @@ def test_a_definition_that_makes_no_sense_is_malformed(text: str) -> None:
         ('packages = ["qemu-system-*", ', 'packages = "qemu-system-*" # '),
         ('installed = ["', 'installed = "/usr/bin/*" # "'),
         ('name = "qemu"', "name = 5"),
-        ('variable = "QEMU_MODULE_DIR"', "variable = 5"),
+        ('environment = "QEMU_MODULE_DIR"', "environment = 5"),
+        ('deliveries = ["run", ', 'deliveries = ["pigeon", '),
         ('packages = ["qemu-system-*", ', "packages = [5, "),
         ('since = "7.2"', "since = 7.2"),
         ('since = "7.2"', 'since = "seven"'),
@@ -280,7 +281,9 @@ def test_an_export_gives_its_name_to_who_has_no_other(words: tuple[str, ...], na
 
 
 def test_definition_without_a_fallback_has_none() -> None:
-    assert parse_program(changed("[fallback]\n", "[other]\n")).fallback is None
+    head, _, rest = DEFINITION.partition("[fallback]\n")
+    without = head + rest[rest.index("[[rehearse]]") :]
+    assert parse_program(without).fallback is None
 
 
 # -- rehearsals --------------------------------------------------------------------------------

@@ -187,6 +187,7 @@ GOOD: dict[str, Any] = {
         {
             "pid": 1,
             "start_time": 2,
+            "part_of": None,
             "name": "web01",
             "state": "protected",
             "delivery": "mount",

@@ -10,7 +10,7 @@ from holdover.cli.text import printable
 from holdover.config import COMMAND_LINE, SETTINGS, Config, load_config
 from holdover.errors import UsageError
 from holdover.model import Delivery
-from holdover.programs import Program, load_programs
+from holdover.programs import Program, load_programs, own_programs
 
 if TYPE_CHECKING:
     from holdover.flow import Holdover
@@ -36,7 +36,8 @@ def read_config(options: Namespace) -> Config:
 
 
 def unknown_programs(config: Config) -> Iterator[str]:
-    """What is wrong with the names of programs to leave alone."""
+    """What is wrong with the operator's definitions, and the names of programs to leave alone."""
+    yield from own_programs()[1]
     if config.programs_disabled:
         known = {program.name for program in load_programs()}
         for name in config.programs_disabled:

@@ -16,7 +16,7 @@ from holdover.errors import UsageError
 from holdover.packages import Change
 from holdover.packages.adapter import HookFile
 from holdover.packages.guard import command_word, guarded, guarded_after
-from holdover.programs import Program, load_programs
+from holdover.programs import Program, our_programs
 
 __all__ = ["is_here", "hook_files", "read_change"]
 
@@ -45,7 +45,7 @@ def is_here() -> bool:
 
 def hook_files(command: Path, programs: Iterable[Program] | None = None) -> tuple[HookFile, ...]:
     """They are run in the order of their names: first of all before, last of all after."""
-    chosen = load_programs() if programs is None else programs
+    chosen = our_programs() if programs is None else programs
     executables = [path.lstrip("/") for program in chosen for path in program.installed]
     targets = "".join(f"Target = {path}\n" for path in (*_LIBRARIES, *executables))
     word = command_word(command)

@@ -26,7 +26,7 @@ from holdover.errors import UsageError
 from holdover.packages import Change
 from holdover.packages.adapter import HookFile
 from holdover.packages.guard import command_word, guarded, guarded_after, unless_asked
-from holdover.programs import Program, load_programs
+from holdover.programs import Program, our_programs
 
 __all__ = ["is_here", "hook_files", "read_change", "spec_fragment"]
 
@@ -58,7 +58,7 @@ def read_change(_: Sequence[str], listing: bytes) -> Change:
 
 def spec_fragment(command: Path, programs: Iterable[Program] | None = None) -> str:
     """The triggers, as a part of a spec file."""
-    chosen = tuple(load_programs() if programs is None else programs)
+    chosen = tuple(our_programs() if programs is None else programs)
     executables = [path for program in chosen for path in program.installed]
     below = " ".join(_beginnings([*_LIBRARIES, *map(_directory, executables)]))
     names = "|".join(_expression(path) for path in executables)

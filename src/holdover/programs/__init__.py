@@ -14,10 +14,15 @@ from typing import Any
 from holdover.complaints import Log, Poison
 from holdover.errors import MalformedError
 from holdover.model import Delivery
+from holdover.trust import distrust
 
 __all__ = ["Program", "Fallback", "Preload", "Trial", "Variable", "load_programs", "parse_program"]
+__all__ += ["OWN", "our_programs", "own_programs"]
 
 SCHEMA = "holdover.program/1"
+OWN = Path("/etc/holdover/programs")
+"""Where the operator puts definitions."""
+_OURS = Path(__file__).parent
 STAMPED = ("symbols", "data")
 """Where a module carries the stamp: as the name of a symbol, or among its constants."""
 KINDS = ("array", "pointer")
@@ -34,8 +39,6 @@ _NEEDS = {
     Delivery.RUN: "environment",
     Delivery.ENVIRONMENT: "environment",
     Delivery.VARIABLE: "variable",
-    Delivery.FALLBACK: "fallback",
-    Delivery.PRELOAD: "preload",
 }
 _NOTHING = "(?!)()"
 _POINTER_SIZE, _MAX_SIZE = 8, 1 << 16  # bytes
@@ -156,9 +159,31 @@ class Program:
         return raw.decode("utf-8", "replace")
 
 
-def load_programs(directory: Path = Path(__file__).parent) -> tuple[Program, ...]:
-    """All definitions that come with holdover, by name."""
-    return tuple(parse_program(path.read_text()) for path in sorted(directory.glob("*.toml")))
+def load_programs(own: Path = OWN) -> tuple[Program, ...]:
+    """All definitions, by name: those that come with holdover, and the operator's `own`.
+
+    One of his takes the place of ours of the same name; what is wrong with one is told elsewhere.
+    """
+    found = {program.name: program for program in (*our_programs(), *own_programs(own)[0])}
+    return tuple(found[name] for name in sorted(found))
+
+
+def our_programs() -> tuple[Program, ...]:
+    """The definitions that come with holdover."""
+    return tuple(parse_program(path.read_text()) for path in sorted(_OURS.glob("*.toml")))
+
+
+def own_programs(directory: Path = OWN) -> tuple[tuple[Program, ...], tuple[str, ...]]:
+    """The operator's definitions, and what is wrong with those that are left out."""
+    found, problems = list[Program](), list[str]()
+    for path in sorted(directory.glob("*.toml")):
+        try:
+            if problem := distrust(path):
+                raise MalformedError(problem)
+            found.append(parse_program(path.read_text()))
+        except (MalformedError, OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path} is left out: {error}")
+    return tuple(found), tuple(problems)
 
 
 def parse_program(text: str) -> Program:

@@ -67,10 +67,7 @@ def scan(
     on_disk = OnDisk(programs, views, known)
     again = bool(before and before.modules)
     look = _Look(proc, programs, deliveries, views, late, stderr, silence, on_disk, again)
-    for pid in filter(proc.is_process, pids) if pids else proc.pids():
-        look.at(pid)
-    for pid in look.workers() if pids and workers else ():
-        look.at(pid)
+    look.at_all(pids, workers=workers)
     builds = on_disk.installed() if installed else ()
     seen = Scan(tuple(look.processes), (), builds, look.foreign, tuple(look.unreadable))
     if late is None:
@@ -109,7 +106,14 @@ class _Look:
         self.pointed = Pointed(self.proc, self.views, self.deliveries)
         self.own_root = self.proc.file_of(self.proc.own_pid, "root")
 
-    def workers(self) -> list[int]:
+    def at_all(self, pids: Collection[int], *, workers: bool) -> None:
+        """Add these to what was seen, with `workers` also what they have forked; or all."""
+        for pid in filter(self.proc.is_process, pids) if pids else self.proc.pids():
+            self.at(pid)
+        for pid in self._forked() if pids and workers else ():
+            self.at(pid)
+
+    def _forked(self) -> list[int]:
         """Processes that those that were seen have forked, where these go on to run the same."""
         forking = {program.name for program in self.programs if program.workers}
         seen = {p.id.pid for p in self.processes}

@@ -12,7 +12,6 @@ The process is never stopped and nothing is called in it. What a reader can see 
 """
 
 import os
-import struct
 from pathlib import Path
 
 from holdover.elsewhere import wait_until_asleep
@@ -113,7 +112,7 @@ def _store(
             f"process {memory.pid} changed {variable.symbol} itself at the same moment",
             hint="try again",
         )
-    memory.write_pointer(word, struct.unpack("<Q", new)[0])
+    memory.write(word, new)  # aligned: at once
 
 
 def _word_of(address: int) -> int:
