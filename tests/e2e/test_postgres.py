@@ -41,14 +41,21 @@ PLACES = {
     "main": (),
     "private": ("unshare", "--mount", "--propagation", "private"),
     "slave": ("unshare", "--mount", "--propagation", "slave"),
+    "preloading": (),
 }
 """Names of clusters, and what their servers are started by."""
+PRELOADED = "auto_explain,plpgsql"
+"""By the last of them, in the postmaster."""
 KNOWN = (
     "SELECT add(1, 1), similarity('a', 'b'), 'a=>1'::hstore",
     "DO 'my $x = 1;' LANGUAGE plperl",
     "CREATE SERVER nowhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '/none')",
 )
 """What a session does before the update that goes on afterwards."""
+CREATE_ALL = r"""
+SELECT format('CREATE EXTENSION IF NOT EXISTS %I CASCADE', name) FROM pg_available_extensions
+\gexec
+"""
 ELSEWHERE = [name for name, wrapper in PLACES.items() if wrapper]
 
 
@@ -115,6 +122,8 @@ def updated(lab: Lab) -> Updated:
 
 def start(lab: Lab, name: str) -> Cluster:
     cluster = Cluster.create(lab.root, name, wrapper=PLACES[name])
+    if name == "preloading":
+        cluster.configure(shared_preload_libraries=PRELOADED)
     cluster.start()
     prepare(cluster)
     for extension in ("hstore", "pg_trgm", "plperl", "postgres_fdw"):
@@ -152,6 +161,19 @@ def test_protected_server_loads_everything(protected: Updated, what: str) -> Non
 @pytest.mark.parametrize("what", LOST)
 def test_unprotected_twin_cannot(unprotected: Updated, what: str) -> None:
     assert LOST[what] in unprotected.probe(what)
+
+
+def test_old_server_creates_every_extension_from_the_new_files(
+    protected: Updated, unprotected: Updated
+) -> None:
+    """Control and SQL files are not held: those of the new build are the same, or do."""
+    for seen in (protected, unprotected):
+        seen.servers["main"].value("CREATE DATABASE extensions")
+    done = protected.servers["main"].sql(CREATE_ALL, "extensions")
+    assert (done.returncode, "ERROR" in done.stderr) == (0, False), done.stderr
+    created = protected.servers["main"].value("SELECT count(*) FROM pg_extension", "extensions")
+    assert int(created) > 50
+    assert "undefined symbol" in unprotected.servers["main"].sql(CREATE_ALL, "extensions").stderr
 
 
 def test_no_transaction_of_a_workload_fails(protected: Updated) -> None:
@@ -196,6 +218,14 @@ def test_session_goes_on_with_modules_that_it_has_loaded(
     which defines its settings a second time. The twin cannot fail: its path is the same as before.
     """
     assert "ERROR" not in in_the_transaction(protected.idle["knows"], statement)
+
+
+@pytest.mark.parametrize("what", ["plpgsql", "LOAD", "parallel workers"])
+def test_module_that_was_preloaded_is_not_loaded_a_second_time(
+    protected: Updated, what: str
+) -> None:
+    """By its inode, again. The twin cannot fail: its backends have inherited the module."""
+    assert PROBES[what](protected.servers["preloading"]) == WORKS
 
 
 @pytest.mark.parametrize("what", ["plpgsql", "hstore", "parallel workers"])

@@ -48,9 +48,9 @@ mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 """
 
-# Arguments: a package, its version to start from, the directory for the new one. "er" and "fQ" have the same
-# GNU hash (33 * e + r), with any text around them: the hash tables stay true. The same bytes are
-# replaced in the bitcode, from which the server compiles. The build-id is a note of 20 bytes.
+# Arguments: a package, its version to start from, the directory for the new one. "er" and "fQ" have
+# the same GNU hash (33 * e + r), with any text around them: the hash tables stay true. The same
+# bytes are replaced in the bitcode, from which the server compiles.
 _REPACK = """
 set -e
 mkdir -p "$3" /srv/repack
