@@ -81,7 +81,7 @@ class Foresight:
             sight = self.late.beside(sight, rescued.root)
         found = self.late.of(sight, rescued.modules, rescued.root)
         own = {late.name: _with_origin(late, rescued.origins) for late in found}
-        if rescued.root is None and not process.look_alike:
+        if rescued.root is None and not (process.look_alike or process.outlived):
             own |= {late.name: late for late in process.own if not late.problem}
         own_modules = tuple(own.values())
         return replace(process, own=own_modules, look_alike=False, whole=rescued.whole)

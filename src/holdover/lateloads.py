@@ -10,7 +10,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -357,7 +357,8 @@ def _opened(sight: Sight, library: Library, held: set[str]) -> Iterator[tuple[st
     """
     who = library.soname or library.path.name
     imports = frozenset(symbol.name for symbol in sight.files.symbols(library).wanted)
-    with sight.files.open(library) as file:
+    suggested = None
+    with sight.files.open(library) as file, suppress(ElfError):  # too much to look through
         suggested = suggested_names(ElfFile(file), imports)
     names = dict.fromkeys((*library.named, *(suggested or ())))
     for name in names:

@@ -19,6 +19,8 @@ from holdover.trust import distrust_file
 
 __all__ = ["Staging", "file_digest"]
 
+_DIGESTS: dict[tuple[int, ...], str] = {}
+"""Of linked files that this run has read: snapshots of one build share almost all of them."""
 _CAPABILITY = "security.capability"
 
 
@@ -104,7 +106,12 @@ class Staging:
 
 def _describe(name: str, origin: str, target: Path, how: str) -> HeldFile:
     found = target.lstat()
-    return HeldFile(name, origin, found.st_size, found.st_mtime_ns, file_digest(target), how)
+    version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    digest = _DIGESTS.get(version, "") if how == "link" else ""
+    digest = digest or file_digest(target)
+    if how == "link":
+        _DIGESTS[version] = digest
+    return HeldFile(name, origin, found.st_size, found.st_mtime_ns, digest, how)
 
 
 def _check_holdable(path: Path, found: os.stat_result) -> None:

@@ -122,6 +122,48 @@ def test_module_that_needs_nothing_is_linked_as_it_is(store: Store, disk: Disk) 
     assert (holding.view / "block-ssh.so").samefile(late.path)
 
 
+# -- what else lies in the directory ---------------------------------------------------------------
+
+BESIDE = tuple(replace(p, beside=("bitcode/**/*", "*.bc", "lib/*")) for p in PROGRAMS)
+
+
+def beside(store: Store, wanted: Capture) -> Holding:
+    with store.writing(0):
+        snapshot = capture(store, wanted, BESIDE)
+    return next(h for h in store.holdings() if h.snapshot.id == snapshot.id)
+
+
+def test_what_the_program_reads_beside_its_modules_is_linked_where_it_was(
+    store: Store, disk: Disk
+) -> None:
+    for name in ("types.bc", "bitcode/a/b.bc", "lib/not-ours.so", "notes.txt"):
+        (disk.modules / name).parent.mkdir(parents=True, exist_ok=True)
+        (disk.modules / name).write_text(name)
+    holding = beside(store, disk.wanted(disk.module("block-rbd")))
+    assert set(holding.snapshot.beside) == {"types.bc", "bitcode/a/b.bc"}
+    assert holding.snapshot.modules == {"block-rbd"}
+    for name in holding.snapshot.beside:
+        assert (holding.view / name).samefile(disk.modules / name)
+    assert (holding.damage, store.damage(holding)) == ("", "")
+
+
+def test_what_is_taken_over_brings_along_what_lay_beside_it(store: Store, disk: Disk) -> None:
+    (disk.modules / "types.bc").write_text("of the first build")
+    first = beside(store, disk.wanted(disk.module("block-rbd")))
+    (disk.modules / "types.bc").unlink()
+    (disk.modules / "types.bc").write_text("of the next one")
+    kept = LateLoad("block-rbd", first.view / "block-rbd.so")
+    second = beside(store, disk.wanted(kept, disk.module("block-ssh")))
+    assert (second.view / "types.bc").samefile(first.view / "types.bc")
+
+
+def test_no_decoys_are_needed_where_the_search_ends_in_the_view(store: Store, disk: Disk) -> None:
+    programs = tuple(replace(p, modules=None) for p in PROGRAMS)
+    with store.writing(0):
+        taken = capture(store, disk.wanted(disk.module("block-rbd")), programs)
+    assert taken.decoys == ()
+
+
 def test_every_other_name_is_a_decoy(store: Store, disk: Disk) -> None:
     (disk.modules / "ui-gtk.so").touch()
     holding = held(store, disk.wanted(disk.module("block-rbd")))

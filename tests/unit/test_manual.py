@@ -126,7 +126,8 @@ def test_check_of_a_page_can_fail(tmp_path: Path) -> None:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[int]:
     """A process of a program that is nowhere but below `tmp_path`."""
-    executable = tmp_path / "qemu-nbd"
+    executable = tmp_path / "usr/bin/qemu-nbd"
+    executable.parent.mkdir(parents=True)
     shutil.copy(str(shutil.which("sleep")), executable)
     with subprocess.Popen([executable, "600"]) as process:
         yield process.pid
@@ -140,7 +141,8 @@ def share(tmp_path: Path) -> Path:
     (tmp_path / "snapshot/qemu-0123456789ab.json").touch()
     (tmp_path / "snapshot/.qemu-new.json.new").touch()
     for path, text in GENERATED.items():
-        text = text.replace("/usr/bin/", f"{tmp_path}/").replace("/var/lib/holdover", str(tmp_path))
+        text = re.sub(r"(-lname [\\']+)/usr/", rf"\1{tmp_path}/usr/", text)
+        text = text.replace("/var/lib/holdover", str(tmp_path))
         (tmp_path / path.name).write_text(text)
     return tmp_path
 

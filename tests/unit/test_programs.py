@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 import holdover.programs
 from holdover.concern import hints, names_any
 from holdover.errors import MalformedError
-from holdover.programs import Program, load_programs, parse_program
+from holdover.programs import (
+    Program,
+    load_programs,
+    our_programs,
+    own_programs,
+    parse_program,
+)
 
 QEMU = next(p for p in load_programs() if p.name == "qemu")
 HINT = next(hint for hint in hints() if hint.name == "qemu")
@@ -170,11 +176,61 @@ def test_module_directory_of_each_distribution_is_known(directory: str) -> None:
     assert HINT.is_among(f"/usr/bin/env\n{directory}/block-curl.so\n")
 
 
-def test_definitions_are_loaded_by_name_from_any_directory(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        (tmp_path / f"{name}.toml").write_text(changed('name = "qemu"', f'name = "{name}"'))
-    (tmp_path / "notes.txt").write_text("not a definition")
-    assert [program.name for program in load_programs(tmp_path)] == ["a", "b"]
+def written(directory: Path, name: str, text: str = DEFINITION) -> None:
+    """A definition of the operator's, which root made."""
+    (directory / f"{name}.toml").write_text(text.replace('name = "qemu"', f'name = "{name}"'))
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the operator's definitions are; whoever runs the tests may be no root."""
+    monkeypatch.setattr("holdover.programs.distrust", lambda _: "")
+    monkeypatch.setattr("holdover.concern.OWN", str(tmp_path))
+    return tmp_path
+
+
+def test_definitions_of_the_operator_come_with_ours_by_name(own: Path) -> None:
+    written(own, "b")
+    written(own, "a")
+    (own / "notes.txt").write_text("not a definition")
+    assert [program.name for program in load_programs(own)] == ["a", "b", "postgresql", "qemu"]
+    assert {hint.name for hint in hints()} == {"a", "b", "postgresql", "qemu"}
+    assert {hint.name for hint in hints(but=["a", "qemu"])} == {"b", "postgresql"}
+
+
+def test_a_definition_of_the_operator_takes_the_place_of_ours(own: Path) -> None:
+    written(own, "mine", DEFINITION.replace("qemu-kvm|kvm|", "my-kvm|", 1))
+    (own / "mine.toml").rename(own / "other.toml")
+    text = (own / "other.toml").read_text().replace('name = "mine"', 'name = "qemu"')
+    (own / "other.toml").write_text(text)
+    (found,) = [program for program in load_programs(own) if program.name == "qemu"]
+    assert found.runs("/usr/bin/my-kvm")
+    assert any(hint.runs("/usr/bin/my-kvm") for hint in hints())
+    assert not any(hint.runs("/usr/libexec/qemu-kvm") for hint in hints())
+
+
+@pytest.mark.parametrize("text", ["", "schema = 5", "\0", 'name = "b"'])
+def test_one_that_makes_no_sense_is_left_out_and_told(own: Path, text: str) -> None:
+    written(own, "a")
+    (own / "b.toml").write_text(text)
+    found, problems = own_programs(own)
+    assert [program.name for program in found] == ["a"]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{own}/b.toml is left out: ")
+    assert "b" not in {hint.name for hint in hints()}
+
+
+def test_one_that_others_could_have_written_is_left_out(tmp_path: Path) -> None:
+    written(tmp_path, "a")
+    (tmp_path / "a.toml").chmod(0o666)
+    found, problems = own_programs(tmp_path)
+    assert not found
+    assert "is left out: " in problems[0]
+
+
+def test_without_a_directory_there_are_ours(tmp_path: Path) -> None:
+    assert load_programs(tmp_path / "none") == our_programs()
+    assert own_programs(tmp_path / "none") == ((), ())
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,17 @@
 """`holdover protect`, `defuse` and `release`: what changes processes."""
 
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TypeVar
 
 from holdover.cli.events import of_outcome, of_result
 from holdover.cli.output import print_json, print_table, process_columns, progress
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
-from holdover.cli.together import Group, together
+from holdover.cli.together import together
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.model import Capture, Delivery, Item, Outcome, Plan, Result, State
 from holdover.releasing import release
 from holdover.steps.plan import Aim
-
-T = TypeVar("T")
 
 __all__ = ["run_protect", "run_defuse", "run_release", "show_outcomes", "outcome_json"]
 
@@ -62,7 +58,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> bool:
         rows = [
             (*process_columns(item.process, item.state), _intention(item), item.reason)
             for group in together(planned.items, lambda item: item.process)
-            for item in _first_of_each(group, _intention)
+            for item in group.kinds(_intention)
         ]
         print_table(("PID", "NAME", "STATE", "WOULD BE", "REASON"), rows)
     return any(item.problem or item.state is State.POISONED for item in planned.items)
@@ -123,7 +119,7 @@ def show_outcomes(result: Result, *, as_json: bool) -> bool:
         rows = [
             _outcome_row(replace(outcome, reason=group.counted(outcome.reason, count)))
             for group in together(result.outcomes, lambda outcome: outcome.process)
-            for outcome, count in _first_of_each(group, _ending).items()
+            for outcome, count in group.kinds(_ending).items()
         ]
         print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
     return any(o.failed or o.state is State.POISONED for o in result.outcomes)
@@ -131,14 +127,6 @@ def show_outcomes(result: Result, *, as_json: bool) -> bool:
 
 def _ending(outcome: Outcome) -> tuple[State, bool, str]:
     return outcome.state, outcome.failed, outcome.reason if outcome.failed else ""
-
-
-def _first_of_each(group: Group[T], kind_of: Callable[[T], object]) -> dict[T, int]:
-    """Of those that belong together one for each kind, and how many there are of it."""
-    kinds: dict[object, list[T]] = {}
-    for entry in group.all:
-        kinds.setdefault(kind_of(entry), []).append(entry)
-    return {entries[0]: len(entries) for entries in kinds.values()}
 
 
 def _result_json(result: Result) -> dict[str, object]:

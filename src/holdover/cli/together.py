@@ -27,6 +27,13 @@ class Group(Generic[T]):
     def all(self) -> tuple[T, ...]:
         return self.first, *self.others
 
+    def kinds(self, kind_of: Callable[[T], object]) -> dict[T, int]:
+        """The first of each kind, and how many there are of it."""
+        found: dict[object, list[T]] = {}
+        for entry in self.all:
+            found.setdefault(kind_of(entry), []).append(entry)
+        return {entries[0]: len(entries) for entries in found.values()}
+
     def counted(self, reason: str, concerned: int) -> str:
         """The reason, and for how many of them it is one."""
         if not self.others:
