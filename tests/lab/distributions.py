@@ -23,7 +23,7 @@ from holdover.demo.archive import (
 from holdover.demo.root import ThrowawayRoot
 from holdover.looking import Progress
 
-__all__ = ["CROSSINGS", "Crossing", "full_upgrade", "turn_to_the_next"]
+__all__ = ["CROSSINGS", "Crossing", "download_next", "full_upgrade", "turn_to_the_next"]
 
 _HOUR = 3600.0
 # qemu-system-gui is left out: its modules are loaded at the start or never, and it brings a desktop
@@ -86,12 +86,7 @@ class Crossing:
         progress(f"installing QEMU of {self.old.codename} in it")
         root.apt("install", *self.old.qemu_packages)
         root.apt("clean")
-        progress(f"downloading the upgrade to {self.new.codename}")
-        sources = existing_sources(self.new, progress)
-        root.run("tee", _NEXT_SOURCES, text="".join(f"{line}\n" for line in sources))
-        root.run("mkdir", "-p", f"{_NEXT_LISTS}/partial")
-        root.apt(*_AS_NEXT, "update")
-        root.apt(*_AS_NEXT, "--download-only", "full-upgrade")
+        download_next(root, self.new, progress)
 
 
 CROSSINGS = {
@@ -102,6 +97,16 @@ CROSSINGS = {
         Crossing(TRIXIE, SID),
     )
 }
+
+
+def download_next(root: ThrowawayRoot, new: Release, progress: Progress) -> None:
+    """Lists and packages of the next release, for what is installed in the root now."""
+    progress(f"downloading the upgrade to {new.codename}")
+    sources = existing_sources(new, progress)
+    root.run("tee", _NEXT_SOURCES, text="".join(f"{line}\n" for line in sources))
+    root.run("mkdir", "-p", f"{_NEXT_LISTS}/partial")
+    root.apt(*_AS_NEXT, "update")
+    root.apt(*_AS_NEXT, "--download-only", "full-upgrade")
 
 
 def turn_to_the_next(root: ThrowawayRoot) -> None:
