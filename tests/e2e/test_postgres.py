@@ -273,7 +273,7 @@ def test_explain_says_why_the_twin_fails(unprotected: Updated) -> None:
     for what in ("plpgsql", "hstore", "postgres_fdw", "plperl"):
         said = unprotected.lab.json("explain", pid, what)
         (found,) = said["modules"]
-        assert found["answer"] == "would fail"
+        assert found["state"] == "blocked"
         assert LOST[what] in found["reason"]
     states = {p["state"] for p in unprotected.lab.json("status", pid)["processes"]}
     assert states == {"at-risk"}
