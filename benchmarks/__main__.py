@@ -18,7 +18,7 @@ from holdover.errors import HoldoverError
 
 PARTS = (
     *("closures", "protecting", "parts", "looking", "replay", "guests"),
-    *("stops", "mounting", "transaction", "rescuing"),
+    *("stops", "mounting", "transaction", "rescuing", "servers"),
 )
 """Modules of this package, in the order in which they are run; each has a `measure`."""
 

@@ -23,12 +23,13 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
         seen, items = holdover.status([pid])
         if not items:
             raise holdover.unknown(pid, seen)
-        item = items[0]
+        item = next((item for item in items if item.delivery), items[0])
         if item.delivery is None:
             return Outcome(item.process, item.state, "nothing was delivered to it")
-        others = _sharing(holdover, item, items[1:])
+        others = _sharing(holdover, item, items)
         safe = force or item.state is State.POISONED  # nothing makes that any worse
-        for concerned in others if safe else [item, *others]:
+        unasked = [] if item.delivery is Delivery.VARIABLE else others
+        for concerned in unasked if safe else [item, *others]:
             _check(holdover, concerned)
         stays = _staying_for(holdover, item)
         if not stays:
@@ -78,10 +79,10 @@ def _newcomers(holdover: Holdover, item: Item, known: list[Item]) -> list[Item]:
     return list(holdover.status(new, workers=False)[1]) if new else []
 
 
-def _sharing(holdover: Holdover, item: Item, forked: tuple[Item, ...]) -> list[Item]:
+def _sharing(holdover: Holdover, item: Item, family: tuple[Item, ...]) -> list[Item]:
     """Others that see the same by `holdover run`, or that have it from their parent."""
     if item.delivery is Delivery.VARIABLE:
-        return [other for other in forked if other.delivery is Delivery.VARIABLE]
+        return [i for i in family if i.delivery is Delivery.VARIABLE and i is not item]
     if item.delivery is not Delivery.RUN:
         return []
     place, process = item.process.place, item.process.id

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The definition of QEMU, and definitions that make no sense."""
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -428,3 +430,43 @@ def test_complaint_of_every_qemu_is_understood(line: str) -> None:
     found = QEMU.complaint.search(f'{{"error": {{"desc": "{line}"}}}}')
     assert found is not None
     assert found[1] == "why"
+
+
+# -- nothing of a program is anywhere else ---------------------------------------------------------
+
+SOURCES = Path(holdover.programs.__file__).parents[1]
+NAMED = re.compile("qemu|postgres|pkglib", re.IGNORECASE)
+NAME_PROGRAMS = {
+    "cli/confinement.py": "libvirt's AppArmor profile",
+    "cli/doctor.py": "tries fallback-dir in /run/qemu",
+    "cli/services.py": "libvirt's hook",
+    "config.py": "an example",
+    "demo": "is about QEMU",
+    "hints.py": "made of the definitions",
+    "qmp.py": "the library that speaks QMP",
+    "steps/deliver/preload.py": "libvirt's way to a monitor",
+}
+
+
+def named_in(text: str) -> list[str]:
+    """Names of programs in the code, without what is said about it."""
+    tree = ast.parse(text)
+    said = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    texts = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in said)
+    names = (n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+    return [word for word in (*(str(n.value) for n in texts), *names) if NAMED.search(word)]
+
+
+def test_steps_know_definitions_only() -> None:
+    found = {
+        path.relative_to(SOURCES) for path in SOURCES.rglob("*.py") if named_in(path.read_text())
+    }
+    known = {place for path in found for place in map(str, (path, path.parent))}
+    assert set(NAME_PROGRAMS) <= known
+    assert not [p for p in found if not NAME_PROGRAMS.keys() & {str(p), str(p.parent)}]
+
+
+@pytest.mark.parametrize("text", ['x = "/usr/lib/postgresql"', "QEMU = 5", 'f(b"qemu")'])
+def test_a_name_in_the_code_would_be_seen(text: str) -> None:
+    assert named_in(text)
+    assert not named_in(f'"""About {text!r}."""')

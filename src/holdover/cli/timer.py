@@ -64,13 +64,19 @@ def _done(result: Result, items: tuple[Item, ...], removed: int) -> Done:
 def _has_work(holdover: Holdover, seen: Scan) -> bool:
     """Most often there is none, and the lock is for others."""
     released = _released(holdover)
-    others = tuple(process for process in seen.processes if process.id not in released)
+    pids = {process.pid for process in released}
+    others = tuple(
+        process
+        for process in seen.processes
+        if process.id not in released and process.part_of not in pids
+    )
     return holdover.wants_something(replace(seen, processes=others), Aim.PROTECT)
 
 
 def _all_but_released(holdover: Holdover) -> tuple[int, ...]:
-    """Nobody in particular means everybody."""
+    """Nor those that they have forked since. Nobody in particular means everybody."""
     spared = {process.pid for process in _released(holdover)}
+    spared.update(holdover.proc.children(spared))
     return tuple(pid for pid in holdover.proc.pids() if pid not in spared) if spared else ()
 
 

@@ -6,9 +6,11 @@ The process is never stopped and nothing is called in it. What a reader can see 
 - of an array, first all is written that lies behind the end of the old name, where nobody reads;
   then one aligned store of eight bytes takes that end away. The old name or the new one is read.
 - when an array leads to a view already, the names differ in their last bytes. They are written at
-  once while every thread sleeps in the kernel, or not at all.
-- of a pointer, the new name is written where nothing looks, and one store publishes it.
-- taken back, each is one store.
+  once when every thread was just seen to sleep in the kernel, or not at all.
+- taken back, an array is cut by one store. Who has measured the longer name and not yet copied it
+  would copy that end too: so this, too, is done when every thread was just seen to sleep.
+- of a pointer, the new name is written where nothing looks, and one store publishes it, or takes it
+  back.
 """
 
 import os
@@ -57,7 +59,7 @@ def deliver(proc: ProcFs, process: Process, variable: Variable, view: Path) -> N
 
 
 def release(proc: ProcFs, process: Process, variable: Variable) -> None:
-    """Make the name the program's own again."""
+    """Make the name the program's own again; raises as `deliver`."""
     with memory_of(proc, process) as memory:
         address, name = _find(proc, process.id.pid, memory, variable)
         if name.led_to is None:
@@ -66,6 +68,7 @@ def release(proc: ProcFs, process: Process, variable: Variable) -> None:
         if variable.pointer:
             restore(proc, process.id.pid, memory, address)
         else:
+            wait_until_asleep(proc, process.id.pid)
             _store(memory, address, variable, name, own, len(own))
         _read_back(memory, address, variable, own)
 
