@@ -241,6 +241,17 @@ class LateLoads:
         file = (library.file, library.size, library.mtime_ns)
         return LateLoad(module.name, module.path, problem, other, needs, order, unheld, "", *file)
 
+    def lacking(self, sight: Sight, late: LateLoad, siblings: Iterable[LateLoad]) -> str:
+        """Why a module that finds all its libraries would not load all the same, or "".
+
+        `siblings` are the others that lie beside it.
+        """
+        there = sight.forecast(late.path)
+        if there is None:
+            return ""
+        modules = tuple(Module(other.name, other.path, "") for other in siblings)
+        return _undefined(sight, *there, modules, doubtful=True)[0]
+
     def _as_it_is(self, sight: Sight, late: LateLoad) -> LateLoad:
         """Without what it needs, if that is mapped in every process of the build, or it is itself.
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from holdover.libraries import Libraries
 from holdover.linker import Library
@@ -71,3 +72,8 @@ class PendingLibraries(Libraries):
         if self._pending.replacement(real) or self._pending.replacement(path):
             return None
         return self._now.library(path)
+
+    def open(self, library: Library) -> BinaryIO:
+        """The very file, also if it does not lie in its place yet."""
+        new = self._pending.new_file(library.path)
+        return super().open(library if new is None else replace(library, path=new))
