@@ -35,8 +35,8 @@ LOST = {
 """The symbols that an unprotected server of 15.18 lacks for the files of 15.20.
 
 pgcrypto, auto_explain and JIT work there all the same: with them a protected server proves nothing
-here. test_postgres_versions.py has a build with which they do not. When Debian moves on to other builds,
-this is to be looked at again.
+here. test_postgres_versions.py has a build with which they do not. When Debian moves on to other
+builds, this is to be looked at again.
 """
 PLACES = {
     "main": (),
