@@ -35,7 +35,8 @@ mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 """
 _START = """
-cd /srv
+install -d -o postgres -g postgres /srv/db
+cd /srv/db
 bin=/usr/lib/postgresql/15/bin
 setpriv --reuid=postgres --regid=postgres --clear-groups $bin/initdb -D /srv/db/15 >/dev/null
 setpriv --reuid=postgres --regid=postgres --clear-groups \

@@ -32,6 +32,7 @@ __all__ = ["Aim", "plan", "without", "without_programs", "always", "files_of"]
 
 _REPLACED = "it was replaced before it could be held"
 _LEFT_ALONE = "it is left alone, as programs.disabled asks for"
+_LATE = "its modules were replaced before it was protected; `holdover rescue {}` gets them back"
 _MEND = "if that can be mended, `holdover rehearse {}` afterwards"
 
 Touches = Callable[[Path], bool]
@@ -221,7 +222,7 @@ class _Decision:
             )
         got_back = any(late.origin for late in own)
         if process.outlived and item.state is State.AT_RISK and not got_back:
-            return "", "its modules were replaced before it was protected; restart it when you can"
+            return "", _LATE.format(process.id.pid)
         if process.look_alike and not process.outlived:
             return "", f"{LOOK_ALIKE}: whose modules are on disk cannot be told"
         if process.unforeseen:
