@@ -64,7 +64,7 @@ def release(proc: ProcFs, process: Process, variable: Variable) -> None:
         address, name = _find(proc, process.id.pid, memory, variable)
         if name.led_to is None:
             return
-        own = os.fsencode(name.own)
+        own = name.before
         if variable.pointer:
             restore(proc, process.id.pid, memory, address)
         else:
@@ -110,12 +110,17 @@ def _store(
     there = memory.read(word, _WORD)
     new = (text + b"\0")[word - address :][:_WORD]
     new += there[len(new) :]
+    _check_unchanged(memory, address, variable, name)
+    memory.write(word, new)  # aligned: at once
+
+
+def _check_unchanged(memory: Memory, address: int, variable: Variable, name: Name) -> None:
+    """What it has put there itself meanwhile must not be cut, nor continued by half of a way."""
     if _read(memory, address, variable) != name:
         raise RefusedError(
             f"process {memory.pid} changed {variable.symbol} itself at the same moment",
             hint="try again",
         )
-    memory.write(word, new)  # aligned: at once
 
 
 def _word_of(address: int) -> int:
@@ -130,6 +135,7 @@ def _exchange(
         raise UnsupportedError(f"process {memory.pid}: no room in {variable.symbol}")
     same = len(os.path.commonprefix([name.text, text]))
     wait_until_asleep(proc, memory.pid)
+    _check_unchanged(memory, address, variable, name)
     memory.write(address + same, text[same:] + b"\0")
 
 
