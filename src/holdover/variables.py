@@ -28,7 +28,9 @@ from holdover.slack import is_its_own
 __all__ = ["Name", "locate", "parse_name", "read_name", "continued"]
 
 # a program may have steps up in its own name, but none that end at the root and go on without more
-_WAY_UP = re.compile(rb"(?P<own>/.*?)(?P<up>(?:/\.\.)+)(?P<led>(?:/(?!\.\.?(?:/|$))[^/]+)+)", re.DOTALL)
+_WAY_UP = re.compile(
+    rb"(?P<own>/.*?)(?P<up>(?:/\.\.)+)(?P<led>(?:/(?!\.\.?(?:/|$))[^/]+)+)", re.DOTALL
+)
 _LONGEST = 4096  # PATH_MAX
 
 

@@ -40,6 +40,7 @@ def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Sna
             staging.hold(name, path, beside=True) for name, path in _beside(store, wanted, program)
         ]
         staging.add_decoys(decoys)
+        staging.add_links(_in_place(wanted, program))
         files = _with_first_origins(store, (*modules, *libraries, *beside))
         return store.commit(staging, _describe(wanted, files, decoys, unheld))
 
@@ -131,6 +132,17 @@ def _beside(store: Store, wanted: Capture, program: Program) -> Iterator[tuple[s
             name = str(path.relative_to(directory))
             if path.is_file() and not name.startswith("lib/"):  # there are the libraries
                 yield name, path.resolve()
+
+
+def _in_place(wanted: Capture, program: Program) -> dict[str, Path]:
+    """What it uses in its directory and has to find there, each by its name in there."""
+    found = (
+        path
+        for directory in wanted.build.directories[:1]
+        for glob in program.in_place
+        for path in directory.glob(glob)
+    )
+    return {path.name: path for path in sorted(found)}
 
 
 def _views(store: Store, wanted: Capture) -> set[Path]:
