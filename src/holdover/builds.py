@@ -33,6 +33,7 @@ def read_build(file: BinaryIO, program: Program) -> Build:
         directories=tuple(Path(name) for name in _all_groups(program.directory, constants)),
         fallback=program.fallback.of(version, constants) if program.fallback else None,
         exact=program.exact,
+        strict=program.strict,
         by_file=program.by_file,
         harmless=program.poison is None,
     )

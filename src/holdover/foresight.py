@@ -54,6 +54,8 @@ class Foresight:
                     doubtful=process.outlived,
                     by_file=build.by_file,
                 )
+                if process.outlived and build.strict:
+                    on_disk = tuple(map(_refused, on_disk))
                 view = self._view(process)
                 late = self.late.of(sight, self.late.modules_in(view), view) if view else on_disk
                 if not view and process.fallback:
@@ -108,6 +110,10 @@ class Foresight:
             return replace(found, own=self.late.of(sight, own, by_file=by_file))
         except (HoldoverError, OSError) as error:
             return replace(found, unforeseen=str(error))
+
+
+def _refused(late: LateLoad) -> LateLoad:
+    return replace(late, problem=late.problem or "it is of another build")
 
 
 def _with_origin(late: LateLoad, origins: Mapping[Path, str]) -> LateLoad:

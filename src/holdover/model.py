@@ -48,6 +48,8 @@ class Build:
     exact: bool = True
     """No other build's modules carry its stamp, except by an accident. If not, those of a later
     one do too, and only the symbols that they need tell whether they would load."""
+    strict: bool = False
+    """It refuses the modules of every other build, by what cannot be seen in them."""
     by_file: bool = False
     """It tells what it has loaded by the file: from another one it would load it once more."""
     harmless: bool = False
@@ -148,6 +150,8 @@ class Process:
     """The file at `executable` is no longer the one that runs."""
     look_alike: bool = field(default=False, kw_only=True)
     """And what is there now is another build with the same stamp."""
+    reinstalled: bool = field(default=False, kw_only=True)
+    """And what is there now is the same build once more."""
     build: Build
     part_of: int | None = field(default=None, kw_only=True)
     """The process that forked it and runs the same; None if nobody that is looked at did."""
@@ -207,7 +211,7 @@ class Process:
     @property
     def outlived(self) -> bool:
         """Its executable was replaced, and what is on disk may be a later build's all the same."""
-        return self.replaced and not self.build.exact
+        return self.replaced and not (self.build.exact or self.reinstalled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ class Pointed:
 
     def _distrust_own(self, pid: int, name: Name) -> str:
         """Its user can write to its memory, or has: what others can change is held for nobody."""
-        if not Path(self.proc.at(pid, f"root{name.own}")).is_dir():
+        own = self.proc.at(pid, f"root{name.own}")
+        if not os.path.isdir(own):  # noqa: PTH112 - it may be no name at all
             return f"{name.own}, where it looks for modules, is no directory"
         reason = distrust(name.own)
         return reason and f"it looks for modules where others than root can put some: {reason}"

@@ -27,12 +27,16 @@ def publish(proc: ProcFs, pid: int, memory: Memory, pointer: int, text: bytes) -
     Raises `UnsupportedError` if there is no room, `RefusedError` if the process changes the pointer
     itself, or does not get on while it may still read what is to be overwritten.
     """
+    if pointer % 8:
+        raise UnsupportedError(f"process {pid}: its pointer lies at the odd address {pointer:#x}")
     start, size = _place(proc, pid, memory, len(text) + 1)
     before = memory.read_pointer(pointer)
     halves = (start + _HEAD, start + _HEAD + size)
     at = next(half for half in halves if not half <= before < half + size)
-    if memory.read(start, len(_MARK)) != _MARK:
+    ours = any(half <= before < half + size for half in halves)
+    if not ours:  # the first time, or the program has changed its mind since it was taken back
         memory.write(start + len(_MARK), before.to_bytes(8, "little"))
+    if memory.read(start, len(_MARK)) != _MARK:
         memory.write(start, _MARK)
     elif memory.read(at, size).strip(b"\0"):
         wait_until_elsewhere(proc, pid)  # who was there before may still be read

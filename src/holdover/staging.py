@@ -103,6 +103,12 @@ class Staging:
                 else:
                     path.hardlink_to(first)
 
+    def add_links(self, names: dict[str, Path]) -> None:
+        """Put links under these names to what stays where it is."""
+        with store_errors("write the links"):
+            for name, path in names.items():
+                (self.directory / name).symlink_to(path)
+
 
 def _describe(name: str, origin: str, target: Path, how: str) -> HeldFile:
     found = target.lstat()

@@ -25,9 +25,13 @@ from holdover.memory import Memory
 from holdover.procfs import Mapping, ProcFs
 from holdover.slack import is_its_own
 
-__all__ = ["Name", "locate", "read_name", "continued"]
+__all__ = ["Name", "locate", "parse_name", "read_name", "continued"]
 
-_WAY_UP = re.compile(rb"(?P<own>/.*?)(?:/\.\.)+(?P<led>/.*)", re.DOTALL)
+# a program may have steps up in its own name, but none that end at the root and go on without more
+_WAY_UP = re.compile(
+    rb"(?P<own>/.*?)(?P<up>(?:/\.\.)+)(?P<led>(?:/(?!\.\.?(?:/|$))[^/]+)+)", re.DOTALL
+)
+_LONGEST = 4096  # PATH_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,15 @@ class Name:
 
     text: bytes
     """Without the NUL at its end."""
-    own: Path
-    """The directory that the program itself chose."""
+    before: bytes
+    """As the program itself wrote it, a slash at its end included."""
     led_to: Path | None
     """Where it was continued to; None if nobody did."""
+
+    @property
+    def own(self) -> Path:
+        """The directory that the program itself chose."""
+        return Path(os.fsdecode(self.before))
 
 
 def locate(proc: ProcFs, pid: int, maps: Sequence[Mapping], symbol: str, size: int) -> int:
@@ -80,12 +89,20 @@ def read_name(
         text, end, _ = memory.read(address, size).partition(b"\0")
         if not end:
             raise MalformedError(f"process {memory.pid}: the name at {address:#x} has no end")
-    continued = _WAY_UP.fullmatch(text)
-    own = continued["own"] if continued else text
-    if not pattern.fullmatch(own):
-        raise UnsupportedError(f"process {memory.pid}: {own[:80]!r} is no module directory's name")
-    led_to = Path(os.fsdecode(continued["led"])) if continued else None
-    return Name(text, Path(os.fsdecode(own)), led_to)
+    name = parse_name(text[:_LONGEST])
+    if len(text) >= _LONGEST or not pattern.fullmatch(name.before):
+        raise UnsupportedError(
+            f"process {memory.pid}: {name.before[:80]!r} is no module directory's name"
+        )
+    return name
+
+
+def parse_name(text: bytes) -> Name:
+    """Tell what the program wrote from what it was continued by."""
+    found = _WAY_UP.fullmatch(text)
+    if found and found["up"].count(b"/") >= len(Path(os.fsdecode(found["own"])).parts) - 1:
+        return Name(text, found["own"], Path(os.fsdecode(found["led"])))
+    return Name(text, text, None)
 
 
 def continued(name: Name, seen: str, view: Path) -> bytes:
@@ -95,4 +112,4 @@ def continued(name: Name, seen: str, view: Path) -> bytes:
     """
     real = Path(os.path.realpath(seen))
     steps = len(real.parts) - 1 + (0 if real == name.own else len(name.own.parts))
-    return os.fsencode(f"{name.own}{'/..' * steps}{view}")
+    return name.before + b"/.." * steps + os.fsencode(view)

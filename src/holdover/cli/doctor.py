@@ -21,6 +21,7 @@ from holdover.flow import Holdover
 from holdover.memory import Memory
 from holdover.model import Build, Process
 from holdover.procfs import ProcFs, file_id
+from holdover.programs import own_programs
 from holdover.run import background
 from holdover.steps.deliver import environment, fallback
 from holdover.steps.deliver.mount import Mounter
@@ -73,7 +74,9 @@ def _configuration(config: Config) -> str:
     if problems:
         raise UsageError("; ".join(problems), hint="mend it, see holdover.toml(5)")
     files = sorted(set(config.origins.values()))
-    return f"set by {', '.join(files)}" if files else "nothing is set, all is built in"
+    told = f"set by {', '.join(files)}" if files else "nothing is set, all is built in"
+    own = ", ".join(program.name for program in own_programs()[0])
+    return f"{told}; with your definition of {own}" if own else told
 
 
 _SCRATCH_FALLBACK = Path("/run/qemu/holdover-doctor")

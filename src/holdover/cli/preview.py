@@ -22,6 +22,7 @@ from holdover.model import Unreadable
 from holdover.packages import apt
 from holdover.packages.aptlist import changed_files
 from holdover.pending import PendingFiles, Replacement, plain_name
+from holdover.programs import Program
 from holdover.run import run
 
 __all__ = ["run_preview"]
@@ -36,7 +37,8 @@ def run_preview(options: Namespace) -> int:
         native = run("dpkg", "--print-architecture").stdout.strip()
         packages = apt.parse_simulation(simulated.stdout, native)
         holdover = make_holdover(read_config(options), progress=report, deep=True)
-        pending = _pending(_concerned(packages, holdover), Path(scratch), report)
+        concerned = _concerned(packages, holdover)
+        pending = _pending(concerned, holdover.programs, Path(scratch), report)
         patterns = [name for program in holdover.programs for name in program.packages]
         named = names_any((p.name for p in packages), patterns)
         previews, unreadable = holdover.preview(replace(pending, everything=named))
@@ -71,7 +73,9 @@ def _owned(package: apt.Pending) -> list[str]:
     return changed_files([(package.name, package.architecture)]).split("\n")
 
 
-def _pending(packages: list[apt.Pending], scratch: Path, report: Progress) -> PendingFiles:
+def _pending(
+    packages: list[apt.Pending], programs: tuple[Program, ...], scratch: Path, report: Progress
+) -> PendingFiles:
     owners: dict[str, Replacement] = {}
     contents: dict[str, Path] = {}
     for number, package in enumerate(packages):
@@ -81,15 +85,17 @@ def _pending(packages: list[apt.Pending], scratch: Path, report: Progress) -> Pe
         owners |= dict.fromkeys(map(plain_name, filter(None, _owned(package))), change)
         if at_hand:
             report(f"reading {archive.name}")
-            contents |= _unpack(archive, scratch / str(number))
+            contents |= _unpack(archive, programs, scratch / str(number))
     return PendingFiles(owners, contents)
 
 
-def _unpack(archive: Path, directory: Path) -> dict[str, Path]:
-    """The libraries in a package file, each by the name it will have."""
+def _unpack(archive: Path, programs: tuple[Program, ...], directory: Path) -> dict[str, Path]:
+    """Libraries and executables of programs in a package file, each by the name it will have."""
     run("dpkg-deb", "--extract", archive, directory)
     found = {}
-    for path in directory.rglob("*.so*"):
+    for path in directory.rglob("*"):
+        if ".so" not in path.name and not any(program.runs(path.name) for program in programs):
+            continue
         target = _inside(path, directory)
         if target is not None:
             found[plain_name(f"/{path.relative_to(directory)}")] = target

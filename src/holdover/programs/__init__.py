@@ -32,8 +32,8 @@ _KEYS = (
     *("rehearse", "preload"),
 )
 _KEYS_OF_BUILD = (
-    *("stamp", "stamp_in", "exact", "by_file", "version", "directory", "modules", "asked"),
-    "beside",
+    *("stamp", "stamp_in", "exact", "strict", "by_file", "version", "directory", "modules"),
+    *("asked", "beside", "in_place"),
 )
 _NEEDS = {
     Delivery.RUN: "environment",
@@ -128,12 +128,14 @@ class Program:
     stamp_in: str
     """One of `STAMPED`."""
     exact: bool
+    strict: bool
     by_file: bool
     version: re.Pattern[bytes]
     directory: re.Pattern[bytes]
     modules: re.Pattern[bytes] | None
     asked: tuple[str, ...]
     beside: tuple[str, ...]
+    in_place: tuple[str, ...]
     fallback: Fallback | None
     complaint: re.Pattern[str]
     poison: Poison | None
@@ -192,11 +194,7 @@ def parse_program(text: str) -> Program:
         raise MalformedError("a program definition, or a line of it, has no end")
     try:
         data: dict[str, Any] = tomllib.loads(text)
-        if data["schema"] != SCHEMA:
-            raise MalformedError(f"a program definition of schema {data['schema']!r}")
-        build = data["build"]
-        _check_keys("a program definition", data, _KEYS)
-        _check_keys("its [build]", build, _KEYS_OF_BUILD)
+        build = _build_of(data)
         return Program(
             name=_text(data["name"]),
             executable=re.compile(_text(data["executable"])),
@@ -210,12 +208,14 @@ def parse_program(text: str) -> Program:
             stamp=_pattern(build["stamp"]),
             stamp_in=_one_of(STAMPED, build.get("stamp_in", STAMPED[0])),
             exact=_switch(build.get("exact", True)),
+            strict=_strict(build),
             by_file=_switch(build.get("by_file", False)),
             version=_pattern(build["version"], groups=1),
             directory=_pattern(build["directory"], groups=1),
             modules=_pattern(build["modules"], groups=1) if "modules" in build else None,
             asked=_texts(build.get("asked", [])),
             beside=tuple(map(_below, _texts(build.get("beside", [])))),
+            in_place=_in_place(data),
             fallback=_fallback(data["fallback"]) if "fallback" in data else None,
             complaint=_text_pattern(data.get("complaint", _NOTHING), groups=1),
             poison=_poison(data["poison"]) if "poison" in data else None,
@@ -225,6 +225,16 @@ def parse_program(text: str) -> Program:
         )
     except _SENSELESS as error:
         raise MalformedError(f"a program definition makes no sense: {error!r}") from error
+
+
+def _build_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Raises `MalformedError` or `ValueError` if it is of another schema, or has keys of none."""
+    if data["schema"] != SCHEMA:
+        raise MalformedError(f"a program definition of schema {data['schema']!r}")
+    build: dict[str, Any] = data["build"]
+    _check_keys("a program definition", data, _KEYS)
+    _check_keys("its [build]", build, _KEYS_OF_BUILD)
+    return build
 
 
 def _text(value: object) -> str:
@@ -285,6 +295,23 @@ def _variable(table: dict[str, Any]) -> Variable:
     if not isinstance(size, int) or (not 2 * _POINTER_SIZE <= size <= _MAX_SIZE and not pointer):
         raise ValueError(f"{size!r} is no size of an array")
     return Variable(_text(table["symbol"]), pointer, size, _pattern(table["value"]))
+
+
+def _strict(build: dict[str, Any]) -> bool:
+    strict = _switch(build.get("strict", False))
+    if strict and build.get("exact", True):
+        raise ValueError("'strict' is nothing unless 'exact' is false")
+    return strict
+
+
+def _in_place(data: dict[str, Any]) -> tuple[str, ...]:
+    """A view that covers the directory would lead back to itself."""
+    names = tuple(map(_below, _texts(data["build"].get("in_place", []))))
+    if any("/" in name for name in names):
+        raise ValueError("'in_place' is for what lies right in the directory")
+    if names and set(_deliveries(data)) - {Delivery.ENVIRONMENT, Delivery.VARIABLE}:
+        raise ValueError("'in_place' is only for the deliveries environment and variable")
+    return names
 
 
 def _below(pattern: str) -> str:

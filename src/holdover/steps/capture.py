@@ -41,6 +41,7 @@ def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Sna
             for name, path in _beside(store, wanted, program)
         ]
         staging.add_decoys(decoys)
+        staging.add_links(_in_place(wanted, program))
         files = _with_first_origins(store, (*modules, *libraries, *beside))
         return store.commit(staging, _describe(wanted, files, decoys, unheld))
 
@@ -138,6 +139,17 @@ def _beside(store: Store, wanted: Capture, program: Program) -> Iterator[tuple[s
 def _origin(wanted: Capture) -> str:
     """Where it was got from, if it was; as with all of the packages of a build."""
     return next((late.origin for late in wanted.modules if late.origin), "")
+
+
+def _in_place(wanted: Capture, program: Program) -> dict[str, Path]:
+    """What it uses in its directory and has to find there, each by its name in there."""
+    found = (
+        path
+        for directory in wanted.build.directories[:1]
+        for glob in program.in_place
+        for path in directory.glob(glob)
+    )
+    return {path.name: path for path in sorted(found)}
 
 
 def _views(store: Store, wanted: Capture) -> set[Path]:

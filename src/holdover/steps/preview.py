@@ -6,11 +6,12 @@ from pathlib import Path
 
 from holdover.answers import Preview
 from holdover.builds import read_module_stamp
+from holdover.elf import ElfFile
 from holdover.errors import ElfError, HoldoverError
 from holdover.held import Holding
 from holdover.lateloads import LateLoads
 from holdover.model import Capture, Item, LateLoad, Process, State
-from holdover.pending import PendingFiles, Replacement
+from holdover.pending import PendingFiles
 from holdover.programs import Program
 from holdover.rewrite import RPATH, rewrite
 from holdover.sight import Sight
@@ -110,19 +111,31 @@ def _module_goes(process: Process, late: LateLoad, pending: PendingFiles, progra
         return ""
     new = pending.new_file(late.path)
     if new is not None:
-        return _stamp_differs(process, change, new, program)
+        same = _same_stamp(process, new, program) and not _refused(process, pending)
+        return "" if same else f"{change} replaces it by one of another build"
     if change.version and not change.at_hand:
         return f"{change} replaces it; most likely another build, the package is not at hand"
     return str(change) if not change.version else f"{change} has no such module any more"
 
 
-def _stamp_differs(process: Process, change: Replacement, new: Path, program: Program) -> str:
+def _same_stamp(process: Process, new: Path, program: Program) -> bool:
     try:
         with new.open("rb") as file:
-            same = read_module_stamp(file, program) == process.build.stamp
+            return read_module_stamp(file, program) == process.build.stamp
     except (OSError, ElfError):
-        same = False
-    return "" if same else f"{change} replaces it by one of another build"
+        return False
+
+
+def _refused(process: Process, pending: PendingFiles) -> bool:
+    """Whether its executable becomes another build, whose modules it does not take."""
+    new = pending.new_file(process.executable) if process.build.strict else None
+    if new is None:
+        return False
+    try:
+        with new.open("rb") as file:
+            return ElfFile(file).build_id != process.build.build_id
+    except (OSError, ElfError):
+        return True
 
 
 def _closure_goes(late: LateLoad, sight: Sight, pending: PendingFiles) -> str:

@@ -166,13 +166,15 @@ class _Look:
         else:
             build, unsupported = self._supported_build(pid, file, program, chrooted=chrooted)
         in_place = file_id(path)
+        look_alike, same = self._in_place(path, in_place, build, program)
         process = Process(
             id=identity,
             name=program.guest_name(self._command_line(pid)),
             executable=path,
             executable_file=file,
             replaced=in_place != file,
-            look_alike=self._is_look_alike(path, in_place, build, program),
+            look_alike=look_alike,
+            reinstalled=same and in_place != file,
             part_of=self._leader(pid, file) if program.workers else None,
             allowed=program.deliveries,
             build=build,
@@ -214,12 +216,15 @@ class _Look:
             self.distrusted[directory] = distrust(directory)
         return self.distrusted[directory]
 
-    def _is_look_alike(
+    def _in_place(
         self, path: Path, identity: FileId | None, build: Build, program: Program
-    ) -> bool:
-        """Stamps do not tell the build of the file at `path` from `build`, its build-id does."""
+    ) -> tuple[bool, bool]:
+        """Whether the file at `path` is a build that stamps do not tell from `build`, while its
+        build-id does; and whether it is that very build."""
         there = self.on_disk.build_at(path, identity, program) if identity else None
-        return there is not None and there.stamp == build.stamp and there.build_id != build.build_id
+        if there is None or there.stamp != build.stamp:
+            return False, False
+        return there.build_id != build.build_id, bool(build.build_id) and there == build
 
     def _changed_its_root(self, pid: int, executable: Path) -> bool:
         """Whether it was started in this system: then its executable is outside its root."""

@@ -43,7 +43,7 @@ def deliver(proc: ProcFs, process: Process, variable: Variable, view: Path) -> N
     with memory_of(proc, process) as memory:
         address, name = _find(proc, pid, memory, variable)
         own = proc.at(pid, f"root{name.own}")
-        if not Path(own).is_dir():
+        if not os.path.isdir(own):  # noqa: PTH112 - it may be no name at all
             raise RefusedError(f"process {pid}: {name.own} is no directory (any more)")
         text = continued(name, own, view)
         if text == name.text:
@@ -64,7 +64,7 @@ def release(proc: ProcFs, process: Process, variable: Variable) -> None:
         address, name = _find(proc, process.id.pid, memory, variable)
         if name.led_to is None:
             return
-        own = os.fsencode(name.own)
+        own = name.before
         if variable.pointer:
             restore(proc, process.id.pid, memory, address)
         else:
@@ -91,12 +91,13 @@ def _read(memory: Memory, address: int, variable: Variable) -> Name:
 
 def _continue(memory: Memory, address: int, variable: Variable, name: Name, text: bytes) -> None:
     """Behind the word that holds the end of the old name first, then that word."""
-    behind = _word_of(address + len(name.text)) + _WORD
     if len(text) >= variable.size:
         raise UnsupportedError(
             f"process {memory.pid}: no room in {variable.symbol} for a name of {len(text)} bytes"
         )
-    memory.write(behind, text[behind - address :] + b"\0")
+    behind = _word_at(memory, address, variable, len(name.text)) + _WORD
+    if behind - address <= len(text):
+        memory.write(behind, text[behind - address :] + b"\0")
     _store(memory, address, variable, name, text, len(name.text))
 
 
@@ -104,22 +105,29 @@ def _store(
     memory: Memory, address: int, variable: Variable, name: Name, text: bytes, end: int
 ) -> None:
     """The one word in which both names differ, or all of the rest lies behind an end."""
-    word = _word_of(address + end)
-    if word < address or word + _WORD > address + variable.size:
-        raise UnsupportedError(f"process {memory.pid}: {variable.symbol} is not aligned")
+    word = _word_at(memory, address, variable, end)
     there = memory.read(word, _WORD)
     new = (text + b"\0")[word - address :][:_WORD]
     new += there[len(new) :]
+    _check_unchanged(memory, address, variable, name)
+    memory.write(word, new)  # aligned: at once
+
+
+def _check_unchanged(memory: Memory, address: int, variable: Variable, name: Name) -> None:
+    """What it has put there itself meanwhile must not be cut, nor continued by half of a way."""
     if _read(memory, address, variable) != name:
         raise RefusedError(
             f"process {memory.pid} changed {variable.symbol} itself at the same moment",
             hint="try again",
         )
-    memory.write(word, new)  # aligned: at once
 
 
-def _word_of(address: int) -> int:
-    return address // _WORD * _WORD
+def _word_at(memory: Memory, address: int, variable: Variable, end: int) -> int:
+    """Address of the aligned word that holds byte `end` of the variable; all of it is in there."""
+    word = (address + end) // _WORD * _WORD
+    if word < address or word + _WORD > address + variable.size:
+        raise UnsupportedError(f"process {memory.pid}: {variable.symbol} is not aligned")
+    return word
 
 
 def _exchange(
@@ -130,6 +138,7 @@ def _exchange(
         raise UnsupportedError(f"process {memory.pid}: no room in {variable.symbol}")
     same = len(os.path.commonprefix([name.text, text]))
     wait_until_asleep(proc, memory.pid)
+    _check_unchanged(memory, address, variable, name)
     memory.write(address + same, text[same:] + b"\0")
 
 
