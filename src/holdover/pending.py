@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from holdover.libraries import Libraries
 from holdover.linker import Library
+from holdover.procfs import file_id
 
 __all__ = ["PendingFiles", "Replacement", "PendingLibraries", "plain_name"]
 
@@ -74,6 +75,7 @@ class PendingLibraries(Libraries):
         return self._now.library(path)
 
     def open(self, library: Library) -> BinaryIO:
-        """The very file, also if it does not lie in its place yet."""
+        """The very file, whether it lies in its place still, or not yet."""
         new = self._pending.new_file(library.path)
-        return super().open(library if new is None else replace(library, path=new))
+        comes = new is not None and file_id(new) == library.file
+        return super().open(replace(library, path=new) if new and comes else library)
