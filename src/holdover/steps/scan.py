@@ -15,7 +15,7 @@ from pathlib import Path
 from holdover.builds import read_build
 from holdover.complaints import failed_load
 from holdover.covering import MountTables
-from holdover.environ import entry_values, find_half, read_environment, room_needed
+from holdover.environ import find_half, read_variable, room_needed
 from holdover.errors import (
     ElfError,
     HoldoverError,
@@ -139,10 +139,12 @@ class _Look:
             self._at_instance(pid, program, link)
 
     def _at_instance(self, pid: int, program: Program, link: str) -> None:
+        texts = ("cmdline", "environ") if self.again else ("cmdline", "environ", "maps")
         try:
             with (
                 self.late.on_behalf_of(pid) if self.late else nullcontext(),
                 self.silence.minding(pid) if self.silence else nullcontext(),
+                self.proc.together(pid, *texts),
             ):
                 self._add(pid, program, link)
         except (HoldoverError, OSError) as error:
@@ -278,8 +280,7 @@ class _Look:
         """Where its variable points, and why another value would not help it if so."""
         try:
             with Memory(self.proc, pid) as memory:
-                layout, live = read_environment(self.proc, pid, memory, maps)
-                values = entry_values(memory, live, program.variable)
+                layout, live, values = read_variable(self.proc, pid, memory, program.variable, maps)
                 chosen = tuple(Path(os.fsdecode(value)) for value in values if value)
                 if Delivery.ENVIRONMENT not in self.deliveries:
                     return chosen, _NOT_ASKED
