@@ -24,9 +24,8 @@ class Silence:
     directory: Path
 
     @contextmanager
-    def minding(self, pid: int) -> Iterator[None]:
+    def minding(self, process: ProcessId) -> Iterator[None]:
         """Raises `SilentError` before a look at a process that has not answered the last one."""
-        process = self.proc.identity(pid)
         if self._waits(self.directory / str(process)):
             raise SilentError("its memory has not answered an earlier look yet")
         try:

@@ -33,6 +33,7 @@ from holdover.model import (
     Delivery,
     FileId,
     Process,
+    ProcessId,
     Rescued,
     Scan,
     Unreadable,
@@ -141,12 +142,13 @@ class _Look:
     def _at_instance(self, pid: int, program: Program, link: str) -> None:
         texts = ("cmdline", "environ") if self.again else ("cmdline", "environ", "maps")
         try:
+            identity = self.proc.identity(pid)
             with (
                 self.late.on_behalf_of(pid) if self.late else nullcontext(),
-                self.silence.minding(pid) if self.silence else nullcontext(),
+                self.silence.minding(identity) if self.silence else nullcontext(),
                 self.proc.together(pid, *texts),
             ):
-                self._add(pid, program, link)
+                self._add(identity, program, link)
         except (HoldoverError, OSError) as error:
             if not isinstance(error, VanishedError) or self._still_runs(pid, link):
                 self.unreadable.append(Unreadable(pid, str(error), program.name))
@@ -158,8 +160,8 @@ class _Look:
         except HoldoverError:
             return False
 
-    def _add(self, pid: int, program: Program, link: str) -> None:
-        identity = self.proc.identity(pid)
+    def _add(self, identity: ProcessId, program: Program, link: str) -> None:
+        pid = identity.pid
         file = self.proc.file_of(pid, "exe")
         path = Path(link.removesuffix(DELETED))
         chrooted = self.proc.file_of(pid, "root") != self.own_root
