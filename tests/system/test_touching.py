@@ -189,11 +189,11 @@ def test_who_does_not_answer_is_left_alone_until_he_does(tmp_path: Path) -> None
     (tmp_path / "silent").mkdir()
     (tmp_path / "silent/1-1").write_text("garbage")
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
-        with pytest.raises(SilentError, match="does not answer"), silence.minding(me):
+        with pytest.raises(SilentError, match="does not answer"), silence.minding(me.pid):
             raise SilentError("its memory does not answer", child.pid)
         (note,) = (tmp_path / "silent").iterdir()
         assert note.name == str(me)
-        with pytest.raises(SilentError, match="has not answered"), silence.minding(me):
+        with pytest.raises(SilentError, match="has not answered"), silence.minding(me.pid):
             pytest.fail("it was looked at")
-    with silence.minding(me):
-        pass  # the child came back
+    with silence.minding(me.pid) as found:  # the child came back
+        assert found == me

@@ -8,7 +8,7 @@ match a program definition. Nothing is loaded, executed or sent to a process to 
 import os
 from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Mapping as ReadOnly
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -142,16 +142,18 @@ class _Look:
     def _at_instance(self, pid: int, program: Program, link: str) -> None:
         texts = ("cmdline", "environ") if self.again else ("cmdline", "environ", "maps")
         try:
-            identity = self.proc.identity(pid)
             with (
                 self.late.on_behalf_of(pid) if self.late else nullcontext(),
-                self.silence.minding(identity) if self.silence else nullcontext(),
+                self._minding(pid) as identity,
                 self.proc.together(pid, *texts),
             ):
                 self._add(identity, program, link)
         except (HoldoverError, OSError) as error:
             if not isinstance(error, VanishedError) or self._still_runs(pid, link):
                 self.unreadable.append(Unreadable(pid, str(error), program.name))
+
+    def _minding(self, pid: int) -> AbstractContextManager[ProcessId]:
+        return self.silence.minding(pid) if self.silence else nullcontext(self.proc.identity(pid))
 
     def _still_runs(self, pid: int, link: str) -> bool:
         """One that ended meanwhile is no loss; one that lives must not be passed over."""
