@@ -7,6 +7,9 @@ him, not even SIGKILL: a package manager would wait with us for ever. Nor does a
 mapping help, as it may be another one a moment later. So the child is left behind if it does not
 come back, until that program ends. It has none of our files: with one it would keep our locks.
 
+It is a fork and has our code, so it is asked by the name of a function, and an answer is whatever
+that returns. Most of what a question takes is the change from one process to the other and back.
+
 Source: proc_pid_mem(5); fs/fuse/dev.c, request_wait_answer(); unix(7), SCM_RIGHTS.
 """
 
@@ -53,9 +56,8 @@ class Toucher:
     def ask(self, file: int, question: Callable[[int, *A], T], *arguments: *A) -> T:
         """What `question`, a function of a module, returns in the child when it has the file.
 
-        To ask takes up to fifty times as long as to read what is there, so all that is wanted at
-        one moment should be one question. Raises what that raises, `SilentError` if there is no
-        answer in time, and `UnreadableError` if there is no child to ask.
+        All that is wanted at one moment should be one question. Raises what that raises,
+        `SilentError` if there is no answer in time, `UnreadableError` if there is no child to ask.
         """
         import pickle
 
@@ -122,10 +124,10 @@ class Toucher:
 def _send(to: "socket.socket", message: bytes, *files: int) -> None:
     import socket
 
-    whole = _SIZE.pack(len(message)) + message
-    socket.send_fds(to, [whole[:_PACKET]], files)
-    for at in range(_PACKET, len(whole), _PACKET):
-        to.send(whole[at : at + _PACKET])
+    content, at = memoryview(message), _PACKET - _SIZE.size
+    socket.send_fds(to, [_SIZE.pack(len(message)), content[:at]], files)
+    for start in range(at, len(message), _PACKET):
+        to.send(content[start : start + _PACKET])
 
 
 def _receive(ours: "socket.socket") -> tuple[bytes, list[int]]:
@@ -133,15 +135,16 @@ def _receive(ours: "socket.socket") -> tuple[bytes, list[int]]:
     import socket
 
     first, files, _, _ = socket.recv_fds(ours, _PACKET, 1)
-    parts = [_whole(first)]
-    missing = _SIZE.size + _SIZE.unpack_from(first)[0] - len(first)
+    (missing,) = _SIZE.unpack_from(_existing(first))
+    parts = [first[_SIZE.size :]]
+    missing -= len(parts[0])
     while missing:
-        parts.append(_whole(ours.recv(_PACKET)))
+        parts.append(_existing(ours.recv(_PACKET)))
         missing -= len(parts[-1])
-    return b"".join(parts)[_SIZE.size :], files
+    return b"".join(parts), files
 
 
-def _whole(packet: bytes) -> bytes:
+def _existing(packet: bytes) -> bytes:
     if not packet:
         raise ConnectionResetError("the child died")
     return packet
