@@ -7,7 +7,6 @@ that have mapped the same. Nothing is loaded or executed.
 
 import os
 import re
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from holdover.model import LateLoad, Module, Needed, Process
 from holdover.procfs import DELETED, Mapping, ProcFs
 from holdover.rooted import RootedLibraries
 from holdover.sight import Sight
+from holdover.touching import time_taken
 from holdover.trust import distrust, distrust_file
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class LateLoads:
         *,
         deep: bool = False,
         patience: float = PATIENCE,
-        clock: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time_taken,
         cache: Path = CACHE,
     ) -> None:
         """With `deep`, every symbol is looked up too: half a second for a build."""
