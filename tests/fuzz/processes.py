@@ -118,7 +118,8 @@ _DIRECTORY = re.compile(rb"/[^\x00]+")
 
 def _name(data: bytes) -> None:
     """Of a module directory, as it lies in the memory of who made it what he likes."""
-    with Memory(_proc("mem", data), _PID) as memory:
+    with pytest.MonkeyPatch.context() as patch, Memory(_proc("mem", data), _PID) as memory:
+        touch_here(patch)
         for pointer in (True, False):
             with suppress(UnsupportedError, MalformedError):
                 name = memory.ask(read_name, 0, len(data), _DIRECTORY, pointer)
