@@ -24,13 +24,18 @@ def read_build(file: BinaryIO, program: Program) -> Build:
     elf = ElfFile(file)
     constants = b"\0".join(_constant_data(elf))
     stamp = program.stamp.search(constants)
+    if stamp is None and program.stamp_in == "data":
+        stamp = program.stamp.search(_all_data(elf))
+    directories = _all_groups(program.directory, constants)
+    if stamp and not directories:  # what a configuration may change is no constant
+        directories = _all_groups(program.directory, _all_data(elf))
     version = _first_group(program.version, constants)
     return Build(
         program=program.name,
         build_id=elf.build_id,
         stamp=_text_of(stamp[0]) if stamp else None,
         version=version,
-        directories=tuple(Path(name) for name in _all_groups(program.directory, constants)),
+        directories=tuple(map(Path, directories)),
         fallback=program.fallback.of(version, constants) if program.fallback else None,
         exact=program.exact,
         strict=program.strict,
@@ -54,8 +59,7 @@ def read_module_stamp(file: BinaryIO, program: Program) -> str:
     """The stamp that a module carries, or ""; raises `ElfError` if it is malformed."""
     elf = ElfFile(file)
     if program.stamp_in == "data":  # beside pointers it is in what the loader makes constant
-        whole = elf.searched((segment.offset, segment.file_size) for segment in elf.loads)
-        found = program.stamp.search(b"\0".join(whole))
+        found = program.stamp.search(_all_data(elf))
         return _text_of(found[0]) if found else ""
     for name in HashedSymbols(elf).defined_names():
         if program.stamp.fullmatch(name.encode("utf-8", "surrogateescape")):
@@ -80,6 +84,10 @@ def _read_stamp(path: Path, _: tuple[int, ...], program: Program) -> str:
             return read_module_stamp(file, program)
     except (OSError, ElfError):
         return ""
+
+
+def _all_data(elf: ElfFile) -> bytes:
+    return b"\0".join(elf.searched((s.offset, s.file_size) for s in elf.loads))
 
 
 def _constant_data(elf: ElfFile) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ def publish(proc: ProcFs, pid: int, memory: Memory, pointer: int, text: bytes) -
     itself, or does not get on while it may still read what is to be overwritten.
     """
     if pointer % 8:
-        raise UnsupportedError(f"process {pid}: its pointer lies at the odd address {pointer:#x}")
+        raise UnsupportedError(f"process {pid}: its pointer at {pointer:#x} is not aligned")
     start, size = _place(proc, pid, memory, len(text) + 1)
     before = memory.ask(Contents.read_pointer, pointer)
     halves = (start + _HEAD, start + _HEAD + size)

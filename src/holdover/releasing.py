@@ -8,7 +8,7 @@ from holdover.delivering import take_back
 from holdover.errors import RefusedError, VanishedError
 from holdover.flow import Holdover
 from holdover.judging import Judge
-from holdover.model import Delivery, Item, Outcome, Process, State
+from holdover.model import Delivery, Item, Outcome, State
 
 __all__ = ["release"]
 
@@ -106,11 +106,6 @@ def _check(holdover: Holdover, item: Item) -> None:
     if without.state is not State.CURRENT:
         raise RefusedError(
             f"process {bare.id.pid} still needs it: {without.reason}",
-            hint=f"{_harm(process)}; to do it all the same: --force",
+            hint=("late loads fail" if process.build.harmless else "a late load may kill it")
+            + " afterwards; to do it all the same: --force",
         )
-
-
-def _harm(process: Process) -> str:
-    if process.build.harmless:
-        return "what it has not loaded yet does not load afterwards"
-    return "a late load may kill it afterwards"

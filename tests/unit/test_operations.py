@@ -54,8 +54,13 @@ NOT_FOR_OPERATORS = {
     # what is being done, in "could not …" or while it is
     *("prepare the store", "clean the store", "write to the store", "commit a snapshot"),
     *("remove a snapshot", "record a rehearsal", "read the leases", "write a lease"),
-    *("drop a lease", "read the store", "write the decoys", "prepare a rescue"),
-    *("lead a build to its modules", "drop a link", "look for the files of build …"),
+    *("drop a lease", "read the store", "write the decoys", "write the links"),
+    *(
+        "prepare a rescue",
+        "lead a build to its modules",
+        "drop a link",
+        "look for the files of build …",
+    ),
     *(
         "hold …",
         "looking at processes",

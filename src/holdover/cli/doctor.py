@@ -71,11 +71,13 @@ def _try(name: str, check: Callable[[Holdover], str], holdover: Holdover) -> Che
 
 def _configuration(config: Config) -> str:
     problems = (*config.problems, *unknown_programs(config))
+    found, left_out = own_programs()
     if problems:
-        raise UsageError("; ".join(problems), hint="mend it, see holdover.toml(5)")
+        page = "docs/adding-a-program.md" if left_out else "holdover.toml(5)"
+        raise UsageError("; ".join(problems), hint=f"mend it, see {page}")
     files = sorted(set(config.origins.values()))
     told = f"set by {', '.join(files)}" if files else "nothing is set, all is built in"
-    own = ", ".join(program.name for program in own_programs()[0])
+    own = ", ".join(program.name for program in found)
     return f"{told}; with your definition of {own}" if own else told
 
 

@@ -197,7 +197,7 @@ def parse_program(text: str) -> Program:
         build = _build_of(data)
         return Program(
             name=_text(data["name"]),
-            executable=re.compile(_text(data["executable"])),
+            executable=_executable(data["executable"]),
             installed=_texts(data["installed"]),
             packages=_texts(data["packages"]),
             deliveries=_deliveries(data),
@@ -224,7 +224,12 @@ def parse_program(text: str) -> Program:
             preload=tuple(map(_preload, data.get("preload", []))),
         )
     except _SENSELESS as error:
-        raise MalformedError(f"a program definition makes no sense: {error!r}") from error
+        raise MalformedError(f"a program definition makes no sense: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """Whatever Python calls it."""
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error) or repr(error)
 
 
 def _build_of(data: dict[str, Any]) -> dict[str, Any]:
@@ -232,8 +237,8 @@ def _build_of(data: dict[str, Any]) -> dict[str, Any]:
     if data["schema"] != SCHEMA:
         raise MalformedError(f"a program definition of schema {data['schema']!r}")
     build: dict[str, Any] = data["build"]
-    _check_keys("a program definition", data, _KEYS)
-    _check_keys("its [build]", build, _KEYS_OF_BUILD)
+    _check_keys("it", data, _KEYS)
+    _check_keys("[build]", build, _KEYS_OF_BUILD)
     return build
 
 
@@ -249,13 +254,22 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(entry) for entry in value)
 
 
+def _executable(value: object) -> re.Pattern[str]:
+    if "/" in _text(value):
+        raise ValueError(f"{value!r}: an executable is told by its file name, without a directory")
+    return _text_pattern(value)
+
+
 def _pattern(value: object, *, groups: int = 0) -> re.Pattern[bytes]:
     _text_pattern(value, groups=groups)
     return re.compile(_text(value).encode())
 
 
 def _text_pattern(value: object, *, groups: int = 0) -> re.Pattern[str]:
-    pattern = re.compile(_text(value))
+    try:
+        pattern = re.compile(_text(value))
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from error
     if pattern.groups < groups:
         raise ValueError(f"{value!r} has no group")
     return pattern
@@ -275,11 +289,12 @@ def _one_of(choices: tuple[str, ...], value: object) -> str:
 
 def _check_keys(what: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
     if unknown := table.keys() - set(known):
-        raise ValueError(f"{what} has no {min(unknown)!r}")
+        raise ValueError(f"{what} has a key that is not known, {min(unknown)!r}")
 
 
 def _deliveries(data: dict[str, Any]) -> tuple[Delivery, ...]:
-    found = tuple(map(Delivery, _texts(data["deliveries"])))
+    known = tuple(map(str, Delivery))
+    found = tuple(Delivery(_one_of(known, name)) for name in _texts(data["deliveries"]))
     for delivery in found:
         if (key := _NEEDS.get(delivery)) and key not in data:
             raise ValueError(f"the delivery {delivery} is nothing without {key!r}")
