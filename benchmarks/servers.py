@@ -39,8 +39,9 @@ install -d -o postgres -g postgres /srv/db
 cd /srv/db
 bin=/usr/lib/postgresql/15/bin
 setpriv --reuid=postgres --regid=postgres --clear-groups $bin/initdb -D /srv/db/15 >/dev/null
-setpriv --reuid=postgres --regid=postgres --clear-groups \
+unshare --ipc setpriv --reuid=postgres --regid=postgres --clear-groups \
     $bin/postgres -D /srv/db/15 -k /srv/db -c listen_addresses= -c max_connections=500 \
+    -c dynamic_shared_memory_type=mmap \
     >/srv/db/log 2>&1 </dev/null &
 until psql -h /srv/db -U postgres -c '' >/dev/null 2>&1; do sleep 0.1; done
 """

@@ -20,7 +20,7 @@ from lab.replication import RECONNECTIONS, Replication
 
 from holdover.demo import archive
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.distributions]
 
 NEWER_LIBC = "version `GLIBC_2.38' not found"
 LOST = {

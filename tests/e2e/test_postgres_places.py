@@ -19,7 +19,7 @@ from lab.variables import read_text
 
 from holdover.demo import archive
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.distributions]
 
 VERSIONS = [package.partition("-")[2] for package in MAJORS]
 OFFERED = [what for what in PROBES if what not in ("plperl", "plpython3u")]
