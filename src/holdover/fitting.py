@@ -38,10 +38,11 @@ def covers(snapshot: Snapshot, own: tuple[LateLoad, ...], *, same_files: bool = 
 
     With `same_files`, also the very files, or what was made of them.
     """
+    modules = snapshot.modules
     held = {name: (file.size, file.mtime_ns) for name, file in snapshot.libraries.items()}
     files = {file.path: file for file in snapshot.files} if same_files else {}
     return all(
-        late.name in snapshot.modules
+        late.name in modules
         and all(held.get(need.name) == (need.size, need.mtime_ns) for need in late.needs)
         and (not same_files or is_of(files[f"{late.name}.so"], late))
         for late in own

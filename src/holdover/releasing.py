@@ -7,8 +7,10 @@ from dataclasses import replace
 from holdover.delivering import take_back
 from holdover.errors import RefusedError, VanishedError
 from holdover.flow import Holdover
+from holdover.held import Holding
 from holdover.judging import Judge
-from holdover.model import Delivery, Item, Outcome, State
+from holdover.looking import holding_of
+from holdover.model import Delivery, Item, Outcome, Scan, State
 
 __all__ = ["release"]
 
@@ -30,18 +32,19 @@ def release(holdover: Holdover, pid: int, *, force: bool = False) -> Outcome:
         safe = force or item.state is State.POISONED  # nothing makes that any worse
         unasked = [] if item.delivery is Delivery.VARIABLE else others
         for concerned in unasked if safe else [item, *others]:
-            _check(holdover, concerned)
-        stays = _staying_for(holdover, item)
+            _check(holdover, concerned, seen)
+        stays, holdings = _staying_for(holdover, item), holdover.store.holdings()
         if not stays:
-            _take_back(holdover, item)
+            _take_back(holdover, item, holdings)
         if item.delivery is Delivery.VARIABLE:
             others = [*others, *_newcomers(holdover, item, others)]
             for other in others:
                 with suppress(VanishedError):  # it ended, and needs nothing
-                    _take_back(holdover, other)
+                    _take_back(holdover, other, holdings)
         for concerned in (item, *others):
             holdover.drop_leases(concerned.process.id)
-            holdover.store.released.add(concerned.process.id)
+            if concerned.process.part_of != item.process.id.pid:  # that one stands for them
+                holdover.store.released.add(concerned.process.id)
         after = holdover.status([pid], workers=False)[1]
         if not after:
             raise VanishedError(f"process {pid} ended")
@@ -65,9 +68,10 @@ def _staying_for(holdover: Holdover, item: Item) -> str:
     return pids and f"; {directory} stays for others of its build ({pids})"
 
 
-def _take_back(holdover: Holdover, item: Item) -> None:
+def _take_back(holdover: Holdover, item: Item, holdings: tuple[Holding, ...]) -> None:
     if item.delivery is not None:
-        program, holding = holdover.program_of(item.process), holdover.holding(item.snapshot)
+        program = holdover.program_of(item.process)
+        holding = holding_of(holdings, item.snapshot)
         how = (holdover.proc, holdover.store, holdover.mounter)
         take_back(*how, item.process, program, item.delivery, holding)
 
@@ -96,13 +100,12 @@ def _told(others: list[Item]) -> str:
     return f"; released with it, as they look in the same directory: {names}"
 
 
-def _check(holdover: Holdover, item: Item) -> None:
+def _check(holdover: Holdover, item: Item, seen: Scan) -> None:
     """Without the view it would find what lies on disk: that has to be its own."""
     process, views = item.process, holdover.store.views
     chosen = tuple(d for d in process.chosen if d.parent != views)
     bare = replace(process, chosen=chosen, covered_by=None, fallback=None, late=process.own)
-    modules = holdover.status([process.id.pid])[0].modules
-    without = Judge(modules, (), views).state(bare)
+    without = Judge(seen.modules, (), views).state(bare)
     if without.state is not State.CURRENT:
         raise RefusedError(
             f"process {bare.id.pid} still needs it: {without.reason}",
