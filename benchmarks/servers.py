@@ -5,7 +5,7 @@ import json
 import time
 from dataclasses import dataclass
 
-from benchmarks.measure import Command, Run, Series, Spread, Stopwatch, ratios
+from benchmarks.measure import Command, Run, Series, Spread, Stopwatch
 from benchmarks.report import Bench, Row, Table
 from holdover.demo.archive import (
     HOST_PACKAGES,
@@ -84,7 +84,7 @@ class Servers:
         )
         return [
             Table(f"`{_PROTECT}`: one server, nothing held", columns, rows),
-            Table("One process by hand", (*columns[:-1], "TIMES ONE SESSION"), [beside]),
+            Table("One process by hand", (*columns[:-1], "TIMES A FURTHER SESSION"), [beside]),
             Table(
                 "Held for it",
                 ("FILES", "WRITTEN", "KEPT ONCE THE PACKAGES WERE UPDATED"),
@@ -92,23 +92,22 @@ class Servers:
             ),
         ]
 
-    def each(self, count: int) -> Spread | None:
-        """Seconds for each session beyond those of the size before; None for the first size."""
+    def each(self, count: int) -> list[float]:
+        """Seconds for each session beyond those of the size before; none for the first size."""
         smaller = [size for size in self.protect if size < count]
         if not smaller:
-            return None
+            return []
         pairs = zip(self.protect[count].runs, self.protect[smaller[-1]].runs, strict=True)
-        return Spread.of(
-            (run.seconds - base.seconds) / (count - smaller[-1]) for run, base in pairs
-        )
+        return [(run.seconds - base.seconds) / (count - smaller[-1]) for run, base in pairs]
 
     def _compared(self) -> Spread:
-        """With all that `protect` does for the fewest sessions."""
-        return ratios(self.debugger, self.protect[min(self.protect)])
+        """With all that `protect` does for one of many."""
+        pairs = zip(self.debugger.runs, self.each(max(self.protect)), strict=True)
+        return Spread.of(run.seconds / each for run, each in pairs)
 
     def _row(self, count: int) -> Row:
         each = self.each(count)
-        further = f"{each.median * 1000:.1f} ms" if each else ""
+        further = f"{Spread.of(each).median * 1000:.1f} ms" if each else ""
         return (str(count), *_cells(self.protect[count]), further)
 
     def json(self) -> dict[str, object]:
