@@ -163,6 +163,8 @@ def test_same_build_installed_once_more_changes_nothing(older: Followed) -> None
     """Its modules are refused by a build, not by a file."""
     version = builds(older.lab.root, PACKAGES[0])[0]
     older.lab.root.apt("install", "--reinstall", *(f"{name}={version}" for name in PACKAGES))
+    executable = older.lab.run("readlink", f"/proc/{older.server.pid}/exe").stdout
+    assert "(deleted)" in executable
     found = older.lab.status(older.server.pid)
     assert (found["state"], found["reason"]) == ("current", "the modules on disk are its own")
     assert install(older, "ha_archive") == ""
