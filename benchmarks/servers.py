@@ -23,7 +23,10 @@ __all__ = ["measure", "SIZES"]
 
 SIZES = (1, 10, 100, 400)
 """Sessions; the server itself has five processes more."""
-_PACKAGES = ("postgresql-15", "postgresql-plperl-15", "postgresql-plpython3-15", "libpq5")
+_PACKAGES = (
+    *("postgresql-15", "postgresql-client-15", "postgresql-plperl-15", "postgresql-plpython3-15"),
+    "libpq5",
+)
 _PROTECT, _DEBUGGER = "holdover protect", "gdb, one process"
 _QUIET = """
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
@@ -32,7 +35,8 @@ mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 """
 _START = """
-cd /srv
+install -d -o postgres -g postgres /srv/db
+cd /srv/db
 bin=/usr/lib/postgresql/15/bin
 setpriv --reuid=postgres --regid=postgres --clear-groups $bin/initdb -D /srv/db/15 >/dev/null
 setpriv --reuid=postgres --regid=postgres --clear-groups \

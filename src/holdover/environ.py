@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from holdover.errors import MalformedError, UnsupportedError
 from holdover.loaded import Loaded, defining, executable, libc, start_up_libraries
-from holdover.memory import Memory
+from holdover.memory import Contents, Memory
 from holdover.procfs import Mapping, ProcFs
 from holdover.slack import tail
 
@@ -32,7 +32,9 @@ __all__ = [
     "Layout",
     "Half",
     "read_environment",
+    "read_variable",
     "read_again",
+    "read_values",
     "changed_since",
     "entry_values",
     "room_needed",
@@ -89,25 +91,26 @@ class Layout:
             raise UnsupportedError(f"process {self._pid}: its libc has no environment")
         return found
 
-    def check_bound(self, memory: Memory) -> None:
+    def slots(self) -> tuple[int | None, int | None]:
+        """Where the loader wrote down where it found `environ` for libc, and who asks getenv."""
+        return self._library.slot_of("__environ"), self._executable.slot_of("getenv")
+
+    def check_bound(self, environ: int | None, getenv: int | None) -> None:
         """Raises `UnsupportedError` if an object has put its own in the place of what is libc's.
 
-        Preloaded libraries may: then libc looks elsewhere, or is not asked. What the loader bound
-        tells. An executable that binds late holds an address of its own until the first call:
-        then whoever could be called counts.
+        Preloaded libraries may: then libc looks elsewhere, or is not asked. What the loader bound,
+        as the `slots` hold it, tells. An executable that binds late holds an address of its own
+        until the first call: then whoever could be called counts.
         """
-        slot = self._library.slot_of("__environ")
-        if slot and memory.read_pointer(slot) != self.pointer:
+        if environ is not None and environ != self.pointer:
             raise UnsupportedError(f"process {self._pid}: libc's environ was replaced by another")
-        if self._asks_another(memory):
+        if self._asks_another(getenv):
             raise UnsupportedError(f"process {self._pid}: libc's getenv was replaced by another")
 
-    def _asks_another(self, memory: Memory) -> bool:
+    def _asks_another(self, bound: int | None) -> bool:
         if self._executable.address_of("getenv"):
             return True
-        slot = self._executable.slot_of("getenv")
-        bound = memory.read_pointer(slot) if slot else 0
-        if not slot or self._is_of(self._library, bound):
+        if bound is None or self._is_of(self._library, bound):
             return False
         found = defining(self._proc, self._pid, self._maps, "getenv")
         others = (other for other in found if other.file != self._library.file)
@@ -129,16 +132,25 @@ class Layout:
 def read_environment(
     proc: ProcFs, pid: int, memory: Memory, maps: Sequence[Mapping] = ()
 ) -> tuple[Layout, LiveEnvironment]:
-    """Find the array and read it as it is now; raises `UnsupportedError` if it cannot be found.
+    """Find the array and read it as it is now; raises as `read_variable`."""
+    layout, live, _ = read_variable(proc, pid, memory, None, maps)
+    return layout, live
+
+
+def read_variable(
+    proc: ProcFs, pid: int, memory: Memory, name: str | None, maps: Sequence[Mapping] = ()
+) -> tuple[Layout, LiveEnvironment, list[bytes]]:
+    """The same, and all values of the variable `name`: getenv(name) returns the first.
 
     `maps` are what was read a moment ago. A process that has only just started has none yet: it
-    gets a moment.
+    gets a moment. Raises `UnsupportedError` if the array cannot be found.
     """
     while True:
         try:
             layout = Layout(proc, pid, maps or proc.maps(pid))
-            layout.check_bound(memory)
-            return layout, read_again(memory, layout)
+            bound, live, values = memory.ask(_look, layout.slots(), layout.pointer, name)
+            layout.check_bound(*bound)
+            return layout, _present(pid, live), values
         except UnsupportedError:
             if proc.age(pid) > _STARTING:
                 raise
@@ -148,11 +160,20 @@ def read_environment(
 
 def read_again(memory: Memory, layout: Layout) -> LiveEnvironment:
     """The array as it is now; raises `UnsupportedError` if there is none."""
-    array = memory.read_pointer(layout.pointer)
-    if not array:
-        raise UnsupportedError(f"process {memory.pid} has cleared its environment")
-    entries = memory.read_pointers(array, _MAX_ENTRIES)
-    return LiveEnvironment(array, tuple(entries))
+    return _present(memory.pid, memory.ask(_live, layout.pointer))
+
+
+def read_values(memory: Memory, layout: Layout, name: str) -> list[bytes]:
+    """All values of the variable as they are now; raises as `read_again`."""
+    _, live, values = memory.ask(_look, (), layout.pointer, name)
+    _present(memory.pid, live)
+    return values
+
+
+def _present(pid: int, live: LiveEnvironment) -> LiveEnvironment:
+    if not live.array:
+        raise UnsupportedError(f"process {pid} has cleared its environment")
+    return live
 
 
 def changed_since(
@@ -163,10 +184,10 @@ def changed_since(
     None if it is as it was, or no array of variables any more.
     """
     try:
-        later = tuple(memory.read_pointers(live.array, _MAX_ENTRIES))
-        if later == live.entries or not all(b"=" in text for text in memory.read_strings(later)):
-            return None
+        later = memory.ask(_variables, live.array, live.entries)
     except MalformedError:
+        return None
+    if later == live.entries:
         return None
     added = tuple(entry for entry in later if entry not in live.entries)
     return frozenset(live.entries) - set(later), added
@@ -174,19 +195,47 @@ def changed_since(
 
 def entry_values(memory: Memory, live: LiveEnvironment, name: str) -> list[bytes]:
     """All values of the variable; getenv(name) returns the first in the process now."""
-    wanted = name.encode() + b"="
-    texts = memory.read_strings(live.entries)
-    return [text.removeprefix(wanted) for text in texts if text.startswith(wanted)]
-
-
-def _entries_of(memory: Memory, entries: tuple[int, ...], name: str) -> list[int]:
-    texts = zip(entries, memory.read_strings(entries), strict=True)
-    return [entry for entry, text in texts if text.startswith(name.encode() + b"=")]
+    return [value for _, value in memory.ask(_named, live.entries, name)]
 
 
 def room_needed(entries: int, name: str, value: str) -> int:
     """Bytes for an array with one more entry, its end, and the entry's string."""
     return 8 * (entries + 2) + len(os.fsencode(f"{name}={value}")) + 1
+
+
+# -- in the child that touches the memory ----------------------------------------------------------
+
+
+def _look(
+    memory: Contents, slots: tuple[int | None, ...], pointer: int, name: str | None
+) -> tuple[list[int | None], LiveEnvironment, list[bytes]]:
+    """What the slots hold, the array, and the values of the variable."""
+    bound = [memory.read_pointer(slot) if slot else None for slot in slots]
+    live = _live(memory, pointer)
+    named = [] if name is None else _named(memory, live.entries, name)
+    return bound, live, [value for _, value in named]
+
+
+def _live(memory: Contents, pointer: int) -> LiveEnvironment:
+    """Without an array, if it has none."""
+    array = memory.read_pointer(pointer)
+    entries = memory.read_pointers(array, _MAX_ENTRIES) if array else ()
+    return LiveEnvironment(array, tuple(entries))
+
+
+def _named(memory: Contents, entries: tuple[int, ...], name: str) -> list[tuple[int, bytes]]:
+    """Those that are the variable, each with its value."""
+    wanted = name.encode() + b"="
+    texts = zip(entries, memory.read_strings(entries), strict=True)
+    return [(at, text.removeprefix(wanted)) for at, text in texts if text.startswith(wanted)]
+
+
+def _variables(memory: Contents, array: int, known: tuple[int, ...]) -> tuple[int, ...]:
+    """What the array has now; `known` if that is no variables any more."""
+    later = tuple(memory.read_pointers(array, _MAX_ENTRIES))
+    if later == known or all(b"=" in text for text in memory.read_strings(later)):
+        return later
+    return known
 
 
 # -- where there is room ---------------------------------------------------------------------------
@@ -221,7 +270,7 @@ def find_half(
 def our_entries(memory: Memory, layout: Layout, entries: tuple[int, ...], name: str) -> set[int]:
     """Those of the entries that are the variable, and whose strings we once wrote."""
     ours: set[int] = set()
-    named = set(_entries_of(memory, entries, name))
+    named = {entry for entry, _ in memory.ask(_named, entries, name)}
     if named:  # else no library has to be looked at
         for start, end in layout.tails():
             if memory.read(start, len(MARK)) == MARK:

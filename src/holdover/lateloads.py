@@ -7,7 +7,6 @@ that have mapped the same. Nothing is loaded or executed.
 
 import os
 import re
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from holdover.model import LateLoad, Module, Needed, Process
 from holdover.procfs import DELETED, Mapping, ProcFs
 from holdover.rooted import RootedLibraries
 from holdover.sight import Sight
+from holdover.touching import time_taken
 from holdover.trust import distrust, distrust_file
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class LateLoads:
         *,
         deep: bool = False,
         patience: float = PATIENCE,
-        clock: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time_taken,
         cache: Path = CACHE,
     ) -> None:
         """With `deep`, every symbol is looked up too: half a second for a build."""
@@ -240,6 +240,17 @@ class LateLoads:
         order = (*seen.order, *sight.resolvers) if seen.order else ()
         file = (library.file, library.size, library.mtime_ns)
         return LateLoad(module.name, module.path, problem, other, needs, order, unheld, "", *file)
+
+    def lacking(self, sight: Sight, late: LateLoad, siblings: Iterable[LateLoad]) -> str:
+        """Why a module that finds all its libraries would not load all the same, or "".
+
+        `siblings` are the others that lie beside it.
+        """
+        there = sight.forecast(late.path)
+        if there is None:
+            return ""
+        modules = tuple(Module(other.name, other.path, "") for other in siblings)
+        return _undefined(sight, *there, modules, doubtful=True)[0]
 
     def _as_it_is(self, sight: Sight, late: LateLoad) -> LateLoad:
         """Without what it needs, if that is mapped in every process of the build, or it is itself.

@@ -10,26 +10,29 @@ Source: proc_pid_mem(5); fs/proc/base.c, mem_open() and mem_rw().
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import TypeVar, TypeVarTuple
 
 from holdover.errors import MalformedError, UnreadableError, VanishedError
 from holdover.procfs import ProcFs
 from holdover.touching import TOUCHER
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "Contents"]
 
 _POINTER = struct.Struct("<Q")
 _PAGE = 4096
 _MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN: no longer string enters a process from outside
 _MAX_STRINGS = 1 << 25  # bytes of all; six millions enter from outside, and they may overlap
 _MAX_KEPT = 1 << 12  # pages
+A = TypeVarTuple("A")
+T = TypeVar("T")
 
 
 class Memory:
     """A context manager over one process's address space.
 
-    Whatever reads or writes raises `SilentError` if the process keeps it waiting.
+    Whatever asks, reads or writes raises `SilentError` if the process keeps it waiting.
     """
 
     def __init__(self, proc: ProcFs, pid: int, *, writable: bool = False) -> None:
@@ -56,9 +59,37 @@ class Memory:
     ) -> None:
         os.close(self._fd)
 
+    def ask(self, question: Callable[["Contents", *A], T], *arguments: *A) -> T:
+        """What `question` returns when it has the contents: many reads, and one wait for them."""
+        return TOUCHER.ask(self._fd, _answer, self.pid, question, *arguments)
+
+    def read(self, address: int, size: int) -> bytes:
+        return self.ask(Contents.read, address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data`; eight aligned bytes were never seen torn (docs/decisions/0002)."""
+        self.ask(Contents.write, address, data)
+
+    def write_pointer(self, address: int, value: int) -> None:
+        if address % 8:
+            raise MalformedError(f"process {self.pid}: pointer at the odd address {address:#x}")
+        self.write(address, _POINTER.pack(value))
+
+
+def _answer(file: int, pid: int, question: Callable[["Contents", *A], T], *arguments: *A) -> T:
+    return question(Contents(pid, file), *arguments)
+
+
+class Contents:
+    """What is in a memory, for the child: all of this may take for ever."""
+
+    def __init__(self, pid: int, file: int) -> None:
+        self.pid = pid
+        self._fd = file
+
     def read(self, address: int, size: int) -> bytes:
         try:
-            data = TOUCHER.read(self._fd, address, size)
+            data = os.pread(self._fd, size, address)
         except (OSError, OverflowError) as error:
             raise MalformedError(f"process {self.pid}: nothing to read at {address:#x}") from error
         if not data and size:
@@ -68,9 +99,8 @@ class Memory:
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        """Store `data`; eight aligned bytes were never seen torn (docs/decisions/0002)."""
         try:
-            written = TOUCHER.write(self._fd, address, data)
+            written = os.pwrite(self._fd, data, address)
         except (OSError, OverflowError) as error:
             raise UnreadableError(
                 f"process {self.pid}: {address:#x} cannot be written: {error}"
@@ -82,11 +112,6 @@ class Memory:
 
     def read_pointer(self, address: int) -> int:
         return int(_POINTER.unpack(self.read(address, 8))[0])
-
-    def write_pointer(self, address: int, value: int) -> None:
-        if address % 8:
-            raise MalformedError(f"process {self.pid}: pointer at the odd address {address:#x}")
-        self.write(address, _POINTER.pack(value))
 
     def read_strings(self, addresses: Iterable[int]) -> list[bytes]:
         """The zero-terminated strings that begin there, without the zeros.

@@ -9,9 +9,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from holdover.libraries import Libraries
 from holdover.linker import Library
+from holdover.procfs import file_id
 
 __all__ = ["PendingFiles", "Replacement", "PendingLibraries", "plain_name"]
 
@@ -71,3 +73,9 @@ class PendingLibraries(Libraries):
         if self._pending.replacement(real) or self._pending.replacement(path):
             return None
         return self._now.library(path)
+
+    def open(self, library: Library) -> BinaryIO:
+        """The very file, whether it lies in its place still, or not yet."""
+        new = self._pending.new_file(library.path)
+        comes = new is not None and file_id(new) == library.file
+        return super().open(replace(library, path=new) if new and comes else library)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from holdover.environ import entry_values, find_half, read_environment, room_needed
+from holdover.environ import find_half, read_variable, room_needed
 from holdover.errors import MalformedError, UnreadableError, UnsupportedError
 from holdover.memory import Memory
 from holdover.model import Delivery, Process
@@ -46,9 +46,8 @@ class Pointed:
         try:
             with Memory(self.proc, pid) as memory:
                 address = locate(self.proc, pid, maps, variable.symbol, variable.size)
-                name = read_name(
-                    memory, address, variable.size, variable.value, pointer=variable.pointer
-                )
+                where = (address, variable.size, variable.value, variable.pointer)
+                name = memory.ask(read_name, *where)
         except UnreadableError as error:
             return replace(process, chosen_known=False, no_variable=error.message)
         except (UnsupportedError, MalformedError) as error:
@@ -93,8 +92,7 @@ class Pointed:
         """Where its variable points, and why another value would not help it if so."""
         try:
             with Memory(self.proc, pid) as memory:
-                layout, live = read_environment(self.proc, pid, memory, maps)
-                values = entry_values(memory, live, variable)
+                layout, live, values = read_variable(self.proc, pid, memory, variable, maps)
                 chosen = tuple(Path(os.fsdecode(value)) for value in values if value)
                 if Delivery.ENVIRONMENT not in self.deliveries:
                     return chosen, NOT_ASKED

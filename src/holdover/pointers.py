@@ -11,7 +11,7 @@ with it.
 from holdover.elsewhere import wait_until_elsewhere
 from holdover.errors import RefusedError, UnsupportedError
 from holdover.loaded import executable
-from holdover.memory import Memory
+from holdover.memory import Contents, Memory
 from holdover.procfs import ProcFs
 from holdover.slack import tail
 
@@ -30,7 +30,7 @@ def publish(proc: ProcFs, pid: int, memory: Memory, pointer: int, text: bytes) -
     if pointer % 8:
         raise UnsupportedError(f"process {pid}: its pointer at {pointer:#x} is not aligned")
     start, size = _place(proc, pid, memory, len(text) + 1)
-    before = memory.read_pointer(pointer)
+    before = memory.ask(Contents.read_pointer, pointer)
     halves = (start + _HEAD, start + _HEAD + size)
     at = next(half for half in halves if not half <= before < half + size)
     ours = any(half <= before < half + size for half in halves)
@@ -41,7 +41,7 @@ def publish(proc: ProcFs, pid: int, memory: Memory, pointer: int, text: bytes) -
     elif memory.read(at, size).strip(b"\0"):
         wait_until_elsewhere(proc, pid)  # who was there before may still be read
     memory.write(at, text + b"\0")
-    if memory.read_pointer(pointer) != before:
+    if memory.ask(Contents.read_pointer, pointer) != before:
         raise RefusedError(
             f"process {pid} changed its pointer at the same moment", hint="try again"
         )
@@ -53,7 +53,7 @@ def restore(proc: ProcFs, pid: int, memory: Memory, pointer: int) -> None:
     start, _ = _place(proc, pid, memory, 0)
     if memory.read(start, len(_MARK)) != _MARK:
         raise UnsupportedError(f"process {pid}: where its pointer led before is not known")
-    memory.write_pointer(pointer, memory.read_pointer(start + len(_MARK)))
+    memory.write_pointer(pointer, memory.ask(Contents.read_pointer, start + len(_MARK)))
 
 
 def _place(proc: ProcFs, pid: int, memory: Memory, need: int) -> tuple[int, int]:

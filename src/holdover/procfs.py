@@ -129,6 +129,25 @@ def mapped_name(mapping: Mapping) -> str:
     return f"map_files/{mapping.start:x}-{mapping.end:x}"
 
 
+def _most(name: str) -> int:
+    """Bytes that are read of it."""
+    return _MAX_WORDS if name in _WORDS else _MAX_TEXT
+
+
+def _texts(directory: int, names: tuple[str, ...]) -> list[bytes | OSError]:
+    """In the child: what the files say, or why they do not."""
+    return [_text(directory, name) for name in names]
+
+
+def _text(directory: int, name: str) -> bytes | OSError:
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        with open(file, "rb") as opened:
+            return opened.read(_most(name))
+    except OSError as error:
+        return error
+
+
 class ProcFs:
     """/proc, or a directory that looks like it."""
 
@@ -137,6 +156,8 @@ class ProcFs:
         self._prefix = f"{root}/"
         self._last_maps: tuple[int, tuple[Mapping, ...]] = (0, ())
         self._answers: dict[tuple[object, ...], Any] = {}
+        self._together: dict[int, tuple[str, ...]] = {}
+        self._ahead: dict[tuple[int, str], bytes | OSError] = {}
 
     @cached_property
     def own_pid(self) -> int:
@@ -203,15 +224,45 @@ class ProcFs:
             return os.readlink(self.at(pid, name))
 
     def read(self, pid: int, name: str) -> str:
-        most = _MAX_WORDS if name in _WORDS else _MAX_TEXT
-        with self._errors(pid, name), open(self.at(pid, name), "rb") as file:
-            alone = name in _OF_MEMORY
-            raw = TOUCHER.read_all(file.fileno(), most) if alone else file.read(most)
-        if len(raw) == most:
+        with self._errors(pid, name):
+            raw = (self._touch if name in _OF_MEMORY else self._read)(pid, name)
+        if len(raw) == _most(name):
             raise UnreadableError(f"process {pid}: {name} is longer than any real one")
         if not raw and name in ("maps", "stat"):
             raise VanishedError(f"process {pid} ended")  # a zombie has no memory any more
         return raw.decode("utf-8", "surrogateescape")
+
+    def _read(self, pid: int, name: str) -> bytes:
+        with open(self.at(pid, name), "rb") as file:
+            return file.read(_most(name))
+
+    @contextmanager
+    def together(self, pid: int, *names: str) -> Iterator[None]:
+        """Whoever reads the first of these gets it, and each of the others will be as it was then.
+
+        For what is read in a moment anyway: a question for each would take longer than the answers.
+        """
+        self._together[pid] = names
+        try:
+            yield
+        finally:
+            self._together.clear()
+            self._ahead.clear()
+
+    def _touch(self, pid: int, name: str) -> bytes:
+        if (pid, name) not in self._ahead:
+            names = self._together.pop(pid, ())
+            names = names if name in names else (name,)
+            directory = os.open(f"{self._prefix}{pid}", os.O_PATH | os.O_CLOEXEC)
+            try:
+                found = TOUCHER.ask(directory, _texts, names)
+            finally:
+                os.close(directory)
+            self._ahead.update(((pid, name), text) for name, text in zip(names, found, strict=True))
+        text = self._ahead.pop((pid, name))  # another look is another question
+        if isinstance(text, OSError):
+            raise text
+        return text
 
     def open(self, pid: int, name: str) -> BinaryIO:
         with self._errors(pid, name):

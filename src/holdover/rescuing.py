@@ -10,6 +10,7 @@ poisoned is left untouched. Nothing is installed, and what was got runs in a reh
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from holdover.builds import read_module_stamp
@@ -160,13 +161,16 @@ def _held(holdover: Holdover, items: Iterable[Item]) -> list[Item]:
 def _carry_out(
     done: Rescue, holdover: Holdover, aim: Aim, items: Iterable[Item], *, rehearse: bool = False
 ) -> None:
-    pids = [item.process.id.pid for item in items]
-    if pids:  # none would stand for all
-        result = (
-            carry_out_proven(holdover, aim, pids) if rehearse else holdover.carry_out(aim, pids)
+    kinds: dict[bool, list[int]] = {True: [], False: []}
+    for item in items:  # without a run that would load something there is nothing to rehearse
+        kinds[rehearse and bool(holdover.program_of(item.process).rehearse)].append(
+            item.process.id.pid
         )
-        for outcome in result.outcomes:
-            done.outcomes[outcome.process.id.pid] = outcome
+    for proven, pids in kinds.items():
+        if pids:  # none would stand for all
+            carry_out = partial(carry_out_proven, holdover) if proven else holdover.carry_out
+            for outcome in carry_out(aim, pids).outcomes:
+                done.outcomes[outcome.process.id.pid] = outcome
 
 
 # -- finding ---------------------------------------------------------------------------------------
@@ -226,7 +230,8 @@ class _Search:
             raise RefusedError("its executable has no build-id to tell its packages by")
         self.place.mkdir()
         proc, mapped = self.holdover.proc, self.place / "mapped"
-        here = modules_on_this_machine(proc, everyone, self.program, self.build, mapped)
+        mapped_here = everyone if self.build.exact else ()  # what they have may be a later one's
+        here = modules_on_this_machine(proc, mapped_here, self.program, self.build, mapped)
         found = self._with_packages(here, dependencies=False)
         failing = self._failing(found)
         if not any(failing.values()):

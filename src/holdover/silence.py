@@ -24,13 +24,13 @@ class Silence:
     directory: Path
 
     @contextmanager
-    def minding(self, pid: int) -> Iterator[None]:
-        """Raises `SilentError` before a look at a process that has not answered the last one."""
+    def minding(self, pid: int) -> Iterator[ProcessId]:
+        """Who it is; raises `SilentError` if that process has not answered the last look."""
         process = self.proc.identity(pid)
         if self._waits(self.directory / str(process)):
             raise SilentError("its memory has not answered an earlier look yet")
         try:
-            yield
+            yield process
         except SilentError as error:
             with suppress(OSError, ProcessError):  # who may not write there may look again
                 self._note(process, self.proc.identity(error.left_behind))

@@ -7,23 +7,26 @@ him, not even SIGKILL: a package manager would wait with us for ever. Nor does a
 mapping help, as it may be another one a moment later. So the child is left behind if it does not
 come back, until that program ends. It has none of our files: with one it would keep our locks.
 
+It is a fork and has our code, so it is asked by the name of a function, and an answer is whatever
+that returns. Most of what a question takes is the change from one process to the other and back.
+
 Source: proc_pid_mem(5); fs/fuse/dev.c, request_wait_answer(); unix(7), SCM_RIGHTS.
 """
 
-import errno
 import os
 import signal
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from holdover.errors import SilentError, UnreadableError
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["Toucher", "TOUCHER"]
+__all__ = ["TOUCHER", "Toucher", "time_taken"]
 
 PATIENCE = 10.0
 """Seconds for one answer. An honest one takes microseconds, but on a machine that is busy or swaps
@@ -31,62 +34,51 @@ some seconds, and who is passed over is not protected."""
 _IN_ALL = 20.0
 """Seconds that all who do not answer may take together; then whoever is left gets `_LEAST`."""
 _LEAST = 0.5
-_REQUEST, _ANSWER = struct.Struct("<cqQ"), struct.Struct("<iQ")  # a file position has a sign
-_READ, _WRITE, _ALL = b"r", b"w", b"a"
+_SIZE = struct.Struct("<Q")  # what a message begins with: the bytes that follow
 _PACKET = 1 << 16  # bytes; less than a socket's buffer
 _FIRST_FREE = 3  # descriptor after stdin, stdout and stderr
+A = TypeVarTuple("A")
+T = TypeVar("T")
 
 
 class Toucher:
-    """Starts when it is needed first.
-
-    All raise `OSError` as the kernel does, `SilentError` if there is no answer in time, and
-    `UnreadableError` if there is no child to ask.
-    """
+    """Starts when it is needed first."""
 
     def __init__(self) -> None:
+        self.took = 0.0
+        """Seconds of processor time that all answers took."""
         self._ours: socket.socket | None = None
         self._owner = 0
         self._child = 0
         self._left_behind: list[int] = []
         self._waited = 0.0
 
-    def read(self, file: int, address: int, size: int) -> bytes:
-        """Like os.pread."""
-        return self._ask(_READ, file, address, size)[1]
+    def ask(self, file: int, question: Callable[[int, *A], T], *arguments: *A) -> T:
+        """What `question`, a function of a module, returns in the child when it has the file.
 
-    def write(self, file: int, address: int, data: bytes) -> int:
-        """Like os.pwrite."""
-        return self._ask(_WRITE, file, address, len(data), data)[0]
+        All that is wanted at one moment should be one question. Raises what that raises,
+        `SilentError` if there is no answer in time, `UnreadableError` if there is no child to ask.
+        """
+        import pickle
 
-    def read_all(self, file: int, most: int) -> bytes:
-        """What is left of the file, or `most` bytes of it."""
-        return self._ask(_ALL, file, 0, most)[1]
+        message = pickle.dumps((question, arguments))
+        answer = self._exchange(message, file)
+        found: T
+        took, found, error = pickle.loads(answer)  # noqa: S301 - it comes from ourselves
+        self.took += took
+        if error is not None:
+            raise error
+        return found
 
-    def _ask(
-        self, what: bytes, file: int, address: int, size: int, data: bytes = b""
-    ) -> tuple[int, bytes]:
-        """The number and the bytes that are answered; raises `OverflowError` as os.pread does."""
-        try:
-            message = _REQUEST.pack(what, address, size) + data
-        except struct.error as error:
-            raise OverflowError(str(error)) from error
-        number, answer = self._exchange(message, file)
-        if number < 0:
-            raise OSError(-number, os.strerror(-number))
-        return number, answer
-
-    def _exchange(self, message: bytes, file: int) -> tuple[int, bytes]:
+    def _exchange(self, message: bytes, file: int) -> bytes:
         started = time.monotonic()
         patience = max(_LEAST, min(PATIENCE, _IN_ALL - self._waited))
         try:
-            import socket
-
             if self._ours is None or self._owner != os.getpid():
                 self._ours = self._start()
             self._ours.settimeout(patience)
-            socket.send_fds(self._ours, [message], [file])
-            return _answer(self._ours)
+            _send(self._ours, message, file)
+            return _receive(self._ours)[0]
         except TimeoutError:
             self._waited += time.monotonic() - started
             self._leave_behind()
@@ -129,19 +121,30 @@ class Toucher:
                 self._left_behind.remove(child)
 
 
-def _answer(ours: "socket.socket") -> tuple[int, bytes]:
-    """All has been read when the first part comes."""
-    number, size = _ANSWER.unpack(_packet(ours))
-    parts, length = list[bytes](), 0
-    while length < size:
-        ours.settimeout(PATIENCE)
-        parts.append(_packet(ours))
-        length += len(parts[-1])
-    return number, b"".join(parts)
+def _send(to: "socket.socket", message: bytes, *files: int) -> None:
+    import socket
+
+    content, at = memoryview(message), _PACKET - _SIZE.size
+    socket.send_fds(to, [_SIZE.pack(len(message)), content[:at]], files)
+    for start in range(at, len(message), _PACKET):
+        to.send(content[start : start + _PACKET])
 
 
-def _packet(ours: "socket.socket") -> bytes:
-    packet = ours.recv(_PACKET)
+def _receive(ours: "socket.socket") -> tuple[bytes, list[int]]:
+    """A message and its files. The rest of it is there as soon as its first packet is."""
+    import socket
+
+    first, files, _, _ = socket.recv_fds(ours, _PACKET, 1)
+    (missing,) = _SIZE.unpack_from(_existing(first))
+    parts = [first[_SIZE.size :]]
+    missing -= len(parts[0])
+    while missing:
+        parts.append(_existing(ours.recv(_PACKET)))
+        missing -= len(parts[-1])
+    return b"".join(parts), files
+
+
+def _existing(packet: bytes) -> bytes:
     if not packet:
         raise ConnectionResetError("the child died")
     return packet
@@ -163,31 +166,25 @@ def _alone(asked: "socket.socket") -> "socket.socket":
 
 
 def _serve(asked: "socket.socket") -> None:
-    """Do what is asked until nobody is there to ask."""
-    import socket
+    """Answer until nobody is there to ask."""
+    import pickle
 
     while True:
-        message, (file, *_), _, _ = socket.recv_fds(asked, _PACKET, 1)
+        message, (file,) = _receive(asked)
+        began, found, failed = time.process_time(), None, None
         try:
-            number, answer = _touch(message, file)
-        except OSError as error:
-            number, answer = -(error.errno or errno.EIO), b""
-        finally:
-            os.close(file)
-        asked.send(_ANSWER.pack(number, len(answer)))
-        for at in range(0, len(answer), _PACKET):
-            asked.send(answer[at : at + _PACKET])
-
-
-def _touch(message: bytes, file: int) -> tuple[int, bytes]:
-    what, address, size = _REQUEST.unpack_from(message)
-    if what == _WRITE:
-        return os.pwrite(file, message[_REQUEST.size :], address), b""
-    if what == _READ:
-        return 0, os.pread(file, size, address)
-    with open(file, "rb", closefd=False) as whole:
-        return 0, whole.read(size)
+            question, arguments = pickle.loads(message)  # noqa: S301 - it comes from ourselves
+            found = question(file, *arguments)
+        except Exception as error:
+            failed = error
+        os.close(file)
+        _send(asked, pickle.dumps((time.process_time() - began, found, failed)))
 
 
 TOUCHER = Toucher()
 """One for all of this process."""
+
+
+def time_taken() -> float:
+    """Seconds of processor time: ours, and the child's for what it was asked."""
+    return time.process_time() + TOUCHER.took

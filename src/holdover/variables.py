@@ -21,7 +21,7 @@ from pathlib import Path
 
 from holdover.errors import MalformedError, UnsupportedError
 from holdover.loaded import executable
-from holdover.memory import Memory
+from holdover.memory import Contents
 from holdover.procfs import Mapping, ProcFs
 from holdover.slack import is_its_own
 
@@ -79,7 +79,7 @@ def locate(proc: ProcFs, pid: int, maps: Sequence[Mapping], symbol: str, size: i
 
 
 def read_name(
-    memory: Memory, address: int, size: int, pattern: re.Pattern[bytes], *, pointer: bool
+    memory: Contents, address: int, size: int, pattern: re.Pattern[bytes], pointer: bool
 ) -> Name:
     """What the variable says now; raises `UnsupportedError` if that is no such name."""
     if pointer:

@@ -23,19 +23,20 @@ from holdover.demo.root import install_holdover
 pytestmark = pytest.mark.e2e
 
 LOST = {
-    "plpgsql": "undefined symbol: heap_datum_update_type",
-    "hstore": "undefined symbol: DatumGetHeapTupleHeader",
-    "postgres_fdw": "undefined symbol: libpqsrv_is_valid_proxy_option",
-    "plperl": "undefined symbol: HaveCompleteError",
-    "plpython3u": "undefined symbol: heap_datum_check",
-    "parallel workers": "undefined symbol: heap_datum_update_type",
-    "standby": "undefined symbol: WalRcvIdentifySystemLsn",
-    "subscriber": "undefined symbol: WalRcvIdentifySystemLsn",
+    "plpgsql": "heap_datum_update_type",
+    "hstore": "DatumGetHeapTupleHeader",
+    "postgres_fdw": "libpqsrv_is_valid_proxy_option",
+    "plperl": "HaveCompleteError",
+    "plpython3u": "heap_datum_check",
+    "parallel workers": "heap_datum_update_type",
+    "standby": "WalRcvIdentifySystemLsn",
+    "subscriber": "WalRcvIdentifySystemLsn",
 }
-"""What an unprotected server of 15.18 says with the files of 15.20.
+"""The symbols that an unprotected server of 15.18 lacks for the files of 15.20.
 
 pgcrypto, auto_explain and JIT work there all the same: with them a protected server proves nothing
-here. test_postgres_versions.py has a build with which they do not.
+here. test_postgres_versions.py has a build with which they do not. When Debian moves on to other
+builds, this is to be looked at again.
 """
 PLACES = {
     "main": (),
@@ -160,7 +161,7 @@ def test_protected_server_loads_everything(protected: Updated, what: str) -> Non
 
 @pytest.mark.parametrize("what", LOST)
 def test_unprotected_twin_cannot(unprotected: Updated, what: str) -> None:
-    assert LOST[what] in unprotected.probe(what)
+    assert f"undefined symbol: {LOST[what]}" in unprotected.probe(what)
 
 
 def test_old_server_creates_every_extension_from_the_new_files(
@@ -273,8 +274,8 @@ def test_explain_says_why_the_twin_fails(unprotected: Updated) -> None:
     for what in ("plpgsql", "hstore", "postgres_fdw", "plperl"):
         said = unprotected.lab.json("explain", pid, what)
         (found,) = said["modules"]
-        assert found["answer"] == "would fail"
-        assert LOST[what] in found["reason"]
+        assert found["state"] == "blocked"
+        assert f"undefined symbol {LOST[what]}" in found["reason"]
     states = {p["state"] for p in unprotected.lab.json("status", pid)["processes"]}
     assert states == {"at-risk"}
 

@@ -137,7 +137,7 @@ def test_who_came_too_late_is_told(twin: Followed) -> None:
     assert "it is of another build" in found["reason"]
     done = twin.lab.holdover("protect")
     assert done.returncode == 1
-    assert "restart it when you can" in done.stdout
+    assert "gets them back" in done.stdout
 
 
 def test_server_that_is_started_anew_is_current(protected: Followed) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+from lab.between import touch_here
+
 from fuzz.target import MIB, QEMU, Target, text_of, workplace
 from holdover.complaints import Said, failed_load, of_this_run
 from holdover.environ import (
@@ -17,6 +20,7 @@ from holdover.environ import (
     changed_since,
     entry_values,
     read_again,
+    read_values,
     room_needed,
 )
 from holdover.errors import (
@@ -100,9 +104,11 @@ def _memory(data: bytes) -> None:
     proc = _proc("mem", data)
     layout = Layout.__new__(Layout)  # where it is was found out by another target
     layout.pointer = _ENVIRON_AT
-    with Memory(proc, _PID) as memory:
+    with pytest.MonkeyPatch.context() as patch, Memory(proc, _PID) as memory:
+        touch_here(patch)
         live = read_again(memory, layout)
         entry_values(memory, live, "QEMU_MODULE_DIR")
+        read_values(memory, layout, "QEMU_MODULE_DIR")
         changed_since(memory, LiveEnvironment(live.array, live.entries[1:]))
         room_needed(len(live.entries), "QEMU_MODULE_DIR", "/x")
 
@@ -112,10 +118,11 @@ _DIRECTORY = re.compile(rb"/[^\x00]+")
 
 def _name(data: bytes) -> None:
     """Of a module directory, as it lies in the memory of who made it what he likes."""
-    with Memory(_proc("mem", data), _PID) as memory:
+    with pytest.MonkeyPatch.context() as patch, Memory(_proc("mem", data), _PID) as memory:
+        touch_here(patch)
         for pointer in (True, False):
             with suppress(UnsupportedError, MalformedError):
-                name = read_name(memory, 0, len(data), _DIRECTORY, pointer=pointer)
+                name = memory.ask(read_name, 0, len(data), _DIRECTORY, pointer)
                 continued(name, "/", _VIEWS)
 
 

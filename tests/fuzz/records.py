@@ -8,7 +8,7 @@ from pathlib import Path
 from fuzz.target import KIB, Target, text_of, workplace, written
 from holdover.cli.events import NOT_PROTECTED
 from holdover.cli.records import read_records
-from holdover.cli.snapshots import _snapshot_row
+from holdover.cli.snapshots import _listed, _row
 from holdover.cli.timer import _news
 from holdover.cli.transactions import marked
 from holdover.config import SETTINGS, load_config
@@ -57,7 +57,7 @@ def _manifest(data: bytes) -> None:
     holdings = store.holdings()
     store.bytes_held(holdings)
     for holding in holdings:
-        _snapshot_row(holding, 0, (), frozenset())
+        _row(_listed(holding, 0, (), frozenset()))
         store.damage(holding)
         holding.snapshot.libraries, holding.snapshot.modules  # noqa: B018
         sum((holding.snapshot.bytes_written, 0))

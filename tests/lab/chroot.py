@@ -81,8 +81,8 @@ class Lab:
         return answer
 
     def status(self, pid: int) -> dict[str, Any]:
-        """The one process of that number in `status --json`."""
-        (process,) = self.json("status", str(pid))["processes"]
+        """The process of that number in `status --json`."""
+        process = next(p for p in self.json("status", str(pid))["processes"] if p["pid"] == pid)
         found: dict[str, Any] = process
         return found
 

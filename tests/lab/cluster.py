@@ -58,7 +58,7 @@ class Cluster:
         words = (f"--port={made.port}", "--start-conf=manual", f"--socketdir={SOCKETS}")
         # it runs as its owner, and makes its directory of sockets only when a server starts
         root.run("install", "--directory", "--owner=postgres", "--mode=2775", SOCKETS)
-        root.run("pg_createcluster", *words, version, name, "--", *initdb)
+        root.run("unshare", "--ipc", "pg_createcluster", *words, version, name, "--", *initdb)
         made.configure(**_OPTIONS)
         return made
 

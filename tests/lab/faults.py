@@ -70,13 +70,13 @@ STEPS = (
     Step("protect", "the lease is written", "store.py:Store.add_lease", vanishes=_HELD),
     Step("protect", "memory is opened", "memory.py:Memory.__enter__", vanishes=_HELD),
     Step(
-        *("protect", "a child is asked to touch it", "touching.py:Toucher._exchange sendmsg"),
-        also=("touching.py:Toucher._start fork", "touching.py:_serve send"),
+        *("protect", "a child is asked to touch it", "touching.py:_send sendmsg"),
+        also=("touching.py:Toucher._start fork", "touching.py:_send send"),
         vanishes=_HELD,
     ),
     Step("protect", "room is marked", "memory.py:Memory.write", 1, vanishes=_HELD),
     Step("protect", "the array is written", "memory.py:Memory.write", 2, vanishes=_HELD),
-    Step("protect", "the child stores it", "touching.py:_touch pwrite", 3, vanishes=_HELD),
+    Step("protect", "the child stores it", "memory.py:Contents.write pwrite", 3, vanishes=_HELD),
     Step("protect", "the pointer is stored", "memory.py:Memory.write", 3, vanishes=_HELD),
     Step(
         *("protect", "it is read back", "steps/deliver/environment.py:_read_back"),

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lab.between import Counting, touch_here
 from lab.outcomes import Record
 from system.scratch import VARIABLE, Scratch, running, until
 
@@ -23,7 +24,6 @@ from holdover.environ import Layout
 from holdover.errors import HoldoverError, RefusedError, UnsupportedError, VanishedError
 from holdover.hashtables import HashedSymbols
 from holdover.identity import FileId, ProcessId
-from holdover.memory import Memory
 from holdover.procfs import ProcFs
 from holdover.run import run
 from holdover.steps.deliver import environment
@@ -51,40 +51,22 @@ def unchanged(target: Scratch) -> Iterator[None]:
     assert target.writable_memory() == before
 
 
-class Interrupted(Memory):
-    """A memory where something happens right before the nth read or write."""
-
-    def __init__(self, proc: ProcFs, pid: int, *, writable: bool = False) -> None:
-        super().__init__(proc, pid, writable=writable)
-        self.events: dict[tuple[str, int], Callable[[], object]] = {}
-        self.counts = {"read": 0, "write": 0}
-
-    def _count(self, kind: str) -> None:
-        event = self.events.pop((kind, self.counts[kind]), None)
-        self.counts[kind] += 1
-        if event:
-            event()
-
-    def read(self, address: int, size: int) -> bytes:
-        self._count("read")
-        return super().read(address, size)
-
-    def write(self, address: int, data: bytes) -> None:
-        self._count("write")
-        super().write(address, data)
-
-
 @pytest.fixture
 def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, Callable[[], object]], None]:
     """before("write", 2, event): `event` happens right before a delivery's third write."""
+    events: dict[tuple[str, int], Callable[[], object]] = {}
+    counts = {"read": 0, "write": 0}
+
+    class Interrupted(Counting):
+        def before(self, kind: str) -> None:
+            event = events.pop((kind, counts[kind]), None)
+            counts[kind] += 1
+            if event:
+                event()
 
     def arrange(kind: str, number: int, event: Callable[[], object]) -> None:
-        def opened(proc: ProcFs, pid: int, *, writable: bool = False) -> Memory:
-            memory = Interrupted(proc, pid, writable=writable)
-            memory.events[kind, number] = event
-            return memory
-
-        monkeypatch.setattr(environment, "Memory", opened)
+        events[kind, number] = event
+        touch_here(monkeypatch, Interrupted)
 
     return arrange
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from lab.between import Counting, touch_here
 from lab.longer import LongRun
 from lab.outcomes import Record
 from system.native import Native, build
@@ -23,8 +24,6 @@ from system.scratch import VARIABLE
 
 from holdover.environ import Layout, room_needed
 from holdover.errors import MalformedError, RefusedError, UnsupportedError
-from holdover.memory import Memory
-from holdover.steps.deliver import environment
 
 pytestmark = [
     pytest.mark.system,
@@ -149,17 +148,17 @@ def test_process_stopped_in_mid_delivery_goes_on_with_the_new_value(
         target.deliver(view)
     target.start("getenv", 1)
 
-    class Stopping(Memory):
+    class Stopping(Counting):
         written = 0
 
-        def write(self, address: int, data: bytes) -> None:
-            if self.written == write:
-                target.stop()
-            Stopping.written += 1
-            super().write(address, data)
+        def before(self, kind: str) -> None:
+            if kind == "write":
+                if Stopping.written == write:
+                    target.stop()
+                Stopping.written += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(environment, "Memory", Stopping)
+        touch_here(patch, Stopping)
         target.deliver(VIEWS[0])
     assert Stopping.written > write
     target.signal(signal.SIGCONT)
@@ -352,45 +351,31 @@ def change_before(
     One after the last is right after that: before the next read.
     """
 
-    class Changing(Memory):
-        written = 0
+    written = 0
 
-        def read(self, address: int, size: int) -> bytes:
-            if Changing.written == write == POINTER + 1:
-                Changing.written += 1
+    class Changing(Counting):
+        def before(self, kind: str) -> None:
+            nonlocal written
+            if written == write and (kind == "write" or write == POINTER + 1):
+                written += kind == "read"
                 change()
-            return super().read(address, size)
+            written += kind == "write"
 
-        def write(self, address: int, data: bytes) -> None:
-            if Changing.written == write:
-                change()
-            Changing.written += 1
-            super().write(address, data)
-
-    monkeypatch.setattr(environment, "Memory", Changing)
+    touch_here(monkeypatch, Changing)
 
 
 # -- holdover is killed ----------------------------------------------------------------------------
 
 
-class Fatal(Memory):
+class Fatal(Counting):
     """Whoever uses it is killed right after the nth time."""
 
     left: ClassVar = {"read": 0, "write": 0}
 
-    def _count(self, kind: str) -> None:
+    def after(self, kind: str) -> None:
         self.left[kind] -= 1
         if self.left[kind] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def read(self, address: int, size: int) -> bytes:
-        found = super().read(address, size)
-        self._count("read")
-        return found
-
-    def write(self, address: int, data: bytes) -> None:
-        super().write(address, data)
-        self._count("write")
 
 
 def is_killed_after(kind: str, number: int, action: Callable[[], None]) -> bool:
@@ -398,7 +383,7 @@ def is_killed_after(kind: str, number: int, action: Callable[[], None]) -> bool:
     child = os.fork()
     if child == 0:
         Fatal.left[kind] = number
-        vars(environment)["Memory"] = Fatal
+        touch_here(pytest.MonkeyPatch(), Fatal)
         try:
             action()
             os._exit(0)

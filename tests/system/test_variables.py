@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lab.between import Counting, touch_here
 from lab.longer import LongRun
 from lab.variables import read_text
 from system.keeper import ARRAY, FIRST, OWN, POINTER, SECOND, Keeper, started, unchanged
 from system.scratch import until
 
-from holdover import sameness
 from holdover.errors import RefusedError, VanishedError
 from holdover.memory import Memory
 from holdover.programs import Variable
@@ -52,16 +52,11 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Before:
                     del left[what]
                     event()
 
-        class Interrupted(Memory):
-            def read(self, address: int, size: int) -> bytes:
-                count("read")
-                return super().read(address, size)
+        class Interrupted(Counting):
+            def before(self, kind: str) -> None:
+                count(kind)
 
-            def write(self, address: int, data: bytes) -> None:
-                count("write")
-                super().write(address, data)
-
-        monkeypatch.setattr(sameness, "Memory", Interrupted)
+        touch_here(monkeypatch, Interrupted)
 
     return arrange
 

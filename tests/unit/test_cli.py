@@ -32,7 +32,7 @@ from holdover.cli.arguments import parse_arguments
 from holdover.cli.explain import _module_json
 from holdover.cli.main import main
 from holdover.cli.protect import _plan_json
-from holdover.cli.snapshots import _snapshot_json
+from holdover.cli.snapshots import _listed, _listed_json
 from holdover.cli.status import _status_code, _status_json
 from holdover.flow import Holdover
 from holdover.held import Holding, Purpose
@@ -310,7 +310,8 @@ PINNED = frozenset({DECOYS.snapshot.id})
 def test_list_has_all_its_keys() -> None:
     users = (lease(1, "qemu-held"), lease(2, "qemu-decoys"))
     answer = listed(
-        _snapshot_json(HELD, 4096, users, frozenset()), _snapshot_json(DECOYS, 0, (), PINNED)
+        _listed_json(_listed(HELD, 4096, users, frozenset())),
+        _listed_json(_listed(DECOYS, 0, (), PINNED)),
     )
     first, second = answer["snapshots"]
     assert first["leases"] == [{"pid": 1, "start_time": 123456, "name": "guest1"}]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.errors import MalformedError
-from holdover.memory import Memory
+from holdover.memory import Contents, Memory
 from holdover.procfs import ProcFs
 
 PID, PAGE = 42, 4096
@@ -42,7 +42,7 @@ def test_pointers_are_read_up_to_the_first_that_is_null(
     place: Path, at: int, values: list[int]
 ) -> None:
     with remember(place, at, struct.pack(f"<{len(values)}Q", *values)) as memory:
-        assert memory.read_pointers(at, MOST) == values
+        assert memory.ask(Contents.read_pointers, at, MOST) == values
 
 
 TEXTS = st.binary(max_size=2000).map(lambda text: text.replace(b"\0", b""))
@@ -52,20 +52,20 @@ TEXTS = st.binary(max_size=2000).map(lambda text: text.replace(b"\0", b""))
 def test_strings_are_read_wherever_pages_end(place: Path, at: int, texts: list[bytes]) -> None:
     starts = [at + sum(len(text) + 1 for text in texts[:n]) for n in range(len(texts))]
     with remember(place, at, b"".join(text + b"\0" for text in texts)) as memory:
-        assert memory.read_strings(starts) == texts
-        assert memory.read_strings(reversed(starts)) == texts[::-1]
+        assert memory.ask(Contents.read_strings, starts) == texts
+        assert memory.ask(Contents.read_strings, starts[::-1]) == texts[::-1]
 
 
 def test_pointers_without_an_end_are_malformed(memory: Memory) -> None:
     memory.write(0, b"\1" * SIZE)
     with pytest.raises(MalformedError, match="more than 100 pointers"):
-        memory.read_pointers(0, 100)
+        memory.ask(Contents.read_pointers, 0, 100)
 
 
 def test_string_that_is_longer_than_any_is_malformed(memory: Memory, place: Path) -> None:
     place.write_bytes(b"x" * 40 * PAGE)
     with pytest.raises(MalformedError, match="has no end"):
-        memory.read_strings([5])
+        memory.ask(Contents.read_strings, [5])
 
 
 def test_strings_that_overlap_do_not_add_up_without_end(tmp_path: Path) -> None:
@@ -76,4 +76,4 @@ def test_strings_that_overlap_do_not_add_up_without_end(tmp_path: Path) -> None:
         Memory(ProcFs(tmp_path), 1) as memory,
         pytest.raises(MalformedError, match="have no end"),
     ):
-        memory.read_strings([0] * 65536)
+        memory.ask(Contents.read_strings, [0] * 65536)

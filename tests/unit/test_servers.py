@@ -93,7 +93,7 @@ def test_after_it_modules_that_would_not_load_put_it_at_risk() -> None:
 def test_then_nothing_on_disk_is_held_for_it() -> None:
     item = decided(outlived(hstore="undefined symbol f"))
     assert (item.deliver, item.source) == (None, "")
-    assert "restart it" in item.problem
+    assert "`holdover rescue 4711` gets them back" in item.problem
 
 
 def test_but_what_was_held_before_is_delivered() -> None:

@@ -79,7 +79,7 @@ def _origins(done: Rescue, holdings: tuple[Holding, ...]) -> Iterator[tuple[str,
     for holding in holdings:
         if holding.snapshot.id in given:
             for file in holding.snapshot.files:
-                if "/" not in file.path:
+                if file.path.removesuffix(".so") in holding.snapshot.modules:
                     yield holding.snapshot.id, file.path.removesuffix(".so"), file.origin
 
 

@@ -2,7 +2,7 @@
 """`holdover list`, `show`, `pin`, `unpin` and `gc`: what is held."""
 
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from holdover.cli.events import of_collected
@@ -11,7 +11,7 @@ from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
 from holdover.errors import UsageError
 from holdover.flow import Holdover
-from holdover.held import Holding, Lease
+from holdover.held import Holding, Lease, Snapshot
 from holdover.replaced import Now, Replaced, replaced
 from holdover.steps.collect import Collected
 
@@ -23,28 +23,51 @@ def run_list(options: Namespace) -> int:
     holdings, leases = holdover.store.holdings(), _live_leases(holdover)
     pinned = holdover.store.pins.valid(holdover.pin_lifetime)
     held = holdover.store.bytes_held(holdings)
+    listed = [_listed(h, held[h.snapshot.id], leases, pinned) for h in holdings]
     if options.json:
-        entries = [_snapshot_json(h, held[h.snapshot.id], leases, pinned) for h in holdings]
-        print_json({"schema": "holdover.list/1", "snapshots": entries})
-    elif not holdings:
+        print_json({"schema": "holdover.list/1", "snapshots": [_listed_json(e) for e in listed]})
+    elif not listed:
         print("Nothing is held.")
     else:
         columns = ("ID", "VERSION", "AGE", "FILES", "REPLACED", "ONLY HERE", "WRITTEN", "USED BY")
-        print_table(
-            columns, [_snapshot_row(h, held[h.snapshot.id], leases, pinned) for h in holdings]
-        )
-        for holding in holdings if options.verbose else ():
-            _print_replaced(holding, ", ".join(_users(holding, leases, pinned)))
+        print_table(columns, [_row(entry) for entry in listed])
+        for entry in listed if options.verbose else ():
+            _print_replaced(entry)
     return 0
 
 
-def _print_replaced(holding: Holding, users: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What is shown of one snapshot; `held` are bytes, those that lie here for it alone."""
+
+    snapshot: Snapshot
+    replaced: tuple[Replaced, ...]
+    held: int
+    leases: tuple[Lease, ...]
+    pinned: bool
+
+    @property
+    def users(self) -> str:
+        found = (lease.name or str(lease.process.pid) for lease in self.leases)
+        names = list(dict.fromkeys(found))
+        return ", ".join(names + ["a pin"] * self.pinned) or "nobody"
+
+
+def _listed(
+    holding: Holding, held: int, leases: tuple[Lease, ...], pinned: frozenset[str]
+) -> _Listed:
+    snapshot = holding.snapshot
+    own = tuple(lease for lease in leases if lease.snapshot == snapshot.id)
+    return _Listed(snapshot, replaced(holding), held, own, snapshot.id in pinned)
+
+
+def _print_replaced(entry: _Listed) -> None:
     """What a security officer asks: what is still here, of when, and for whom."""
     columns = ("REPLACED SINCE", "HELD FILE IS OF", "THERE IS NOW")
-    rows = [(entry.held.origin, _day(entry), _NOW[entry.now]) for entry in replaced(holding)]
+    rows = [(file.held.origin, _day(file), _NOW[file.now]) for file in entry.replaced]
     if rows:
         print()
-        print_table(columns, rows, title=f"{holding.snapshot.id}, held for {users or 'nobody'}")
+        print_table(columns, rows, title=f"{entry.snapshot.id}, held for {entry.users}")
 
 
 _NOW = {Now.ANOTHER: "another file", Now.GONE: "nothing"}
@@ -61,10 +84,8 @@ def _live_leases(holdover: Holdover) -> tuple[Lease, ...]:
     )
 
 
-def _snapshot_json(
-    holding: Holding, held: int, leases: tuple[Lease, ...], pinned: frozenset[str]
-) -> dict[str, object]:
-    snapshot = holding.snapshot
+def _listed_json(entry: _Listed) -> dict[str, object]:
+    snapshot = entry.snapshot
     return {
         "id": snapshot.id,
         "program": snapshot.program,
@@ -72,11 +93,11 @@ def _snapshot_json(
         "version": snapshot.version,
         "created": snapshot.created,
         "files": len(snapshot.files),
-        "replaced": [_replaced_json(entry) for entry in replaced(holding)],
-        "bytes_held": held,
+        "replaced": [_replaced_json(file) for file in entry.replaced],
+        "bytes_held": entry.held,
         "bytes_written": snapshot.bytes_written,
-        "pinned": snapshot.id in pinned,
-        "leases": [_lease_json(lease) for lease in leases if lease.snapshot == snapshot.id],
+        "pinned": entry.pinned,
+        "leases": [_lease_json(lease) for lease in entry.leases],
     }
 
 
@@ -92,27 +113,18 @@ def _lease_json(lease: Lease) -> dict[str, object]:
     }
 
 
-def _snapshot_row(
-    holding: Holding, held: int, leases: tuple[Lease, ...], pinned: frozenset[str]
-) -> tuple[str, ...]:
-    snapshot = holding.snapshot
+def _row(entry: _Listed) -> tuple[str, ...]:
+    snapshot = entry.snapshot
     return (
         snapshot.id,
         snapshot.version or "-",
         _age(snapshot.created),
         str(len(snapshot.files)),
-        str(len(replaced(holding))),
-        human_bytes(held),
+        str(len(entry.replaced)),
+        human_bytes(entry.held),
         human_bytes(snapshot.bytes_written),
-        ", ".join(_users(holding, leases, pinned)) or "nobody",
+        entry.users,
     )
-
-
-def _users(holding: Holding, leases: tuple[Lease, ...], pinned: frozenset[str]) -> list[str]:
-    snapshot = holding.snapshot.id
-    ours = (lease for lease in leases if lease.snapshot == snapshot)
-    users = list(dict.fromkeys(lease.name or str(lease.process.pid) for lease in ours))
-    return users + ["a pin"] * (snapshot in pinned)
 
 
 def _age(created: str) -> str:

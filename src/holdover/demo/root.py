@@ -165,7 +165,8 @@ def _wants_own_copy(path: Path) -> bool:
     """
     found = path.lstat()
     set_id = bool(found.st_mode & (stat.S_ISUID | stat.S_ISGID))
-    return stat.S_ISREG(found.st_mode) and (set_id or path.parent.name == "qemu")
+    modules = path.parent.name == "qemu" or {"lib", "postgresql"} <= {*path.parts}
+    return stat.S_ISREG(found.st_mode) and (set_id or modules)
 
 
 def _unlink_from_base(path: Path) -> None:

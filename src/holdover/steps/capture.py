@@ -37,7 +37,8 @@ def capture(store: Store, wanted: Capture, programs: tuple[Program, ...]) -> Sna
         modules = [_hold(staging, wanted, late, program) for late in wanted.modules]
         libraries, unheld = _hold_closure(store, staging, wanted)
         beside = [
-            staging.hold(name, path, beside=True) for name, path in _beside(store, wanted, program)
+            staging.hold(name, path, _origin(wanted), beside=True)
+            for name, path in _beside(store, wanted, program)
         ]
         staging.add_decoys(decoys)
         staging.add_links(_in_place(wanted, program))
@@ -127,11 +128,17 @@ def _beside(store: Store, wanted: Capture, program: Program) -> Iterator[tuple[s
         if holding.view in views:
             yield from ((name, holding.view / name) for name in holding.snapshot.beside)
             return
-    for directory in wanted.build.directories[:1]:
+    got_back = [late.path.parent for late in wanted.modules if late.origin]
+    for directory in (got_back or wanted.build.directories)[:1]:
         for path in sorted({path for glob in program.beside for path in directory.glob(glob)}):
             name = str(path.relative_to(directory))
             if path.is_file() and not name.startswith("lib/"):  # there are the libraries
                 yield name, path.resolve()
+
+
+def _origin(wanted: Capture) -> str:
+    """Where it was got from, if it was; as with all of the packages of a build."""
+    return next((late.origin for late in wanted.modules if late.origin), "")
 
 
 def _in_place(wanted: Capture, program: Program) -> dict[str, Path]:

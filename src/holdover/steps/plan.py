@@ -221,7 +221,10 @@ class _Decision:
             )
         got_back = any(late.origin for late in own)
         if process.outlived and item.state is State.AT_RISK and not got_back:
-            return "", "its modules were replaced before it was protected; restart it when you can"
+            return "", (
+                "its modules were replaced before it was protected; "
+                f"`holdover rescue {process.id.pid}` gets them back"
+            )
         if process.look_alike and not process.outlived:
             return "", f"{LOOK_ALIKE}: whose modules are on disk cannot be told"
         if process.unforeseen:

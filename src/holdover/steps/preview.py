@@ -90,8 +90,18 @@ def _breaks(
         reason = _module_goes(process, late, pending, program) or _closure_goes(
             late, sight, pending
         )
+        if not reason and not process.build.exact and pending.new_file(late.path):
+            reason = _symbols_go(late_loads, sight, late, process)
         if reason:
             yield late.name, reason
+
+
+def _symbols_go(late_loads: LateLoads, sight: Sight, late: LateLoad, process: Process) -> str:
+    """What a later build's module needs and this process has not got, though its stamp is right."""
+    try:
+        return late_loads.lacking(sight, late, process.own)
+    except HoldoverError as error:
+        return f"cannot be told: {error.message}"
 
 
 def _module_goes(process: Process, late: LateLoad, pending: PendingFiles, program: Program) -> str:

@@ -8,7 +8,7 @@ match a program definition. Nothing is loaded, executed or sent to a process to 
 import os
 from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Mapping as ReadOnly
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from holdover.covering import MountTables
 from holdover.errors import ElfError, HoldoverError, ProcessError, VanishedError
 from holdover.fallbacks import MARK
 from holdover.foresight import Foresight
-from holdover.identity import FileId
+from holdover.identity import FileId, ProcessId
 from holdover.lateloads import LateLoads
 from holdover.model import Build, Delivery, Process, Rescued, Scan, Unreadable
 from holdover.mounts import parse_mountinfo, view_on
@@ -135,15 +135,20 @@ class _Look:
             self._at_instance(pid, program, link)
 
     def _at_instance(self, pid: int, program: Program, link: str) -> None:
+        texts = ("cmdline", "environ") if self.again else ("cmdline", "environ", "maps")
         try:
             with (
                 self.late.on_behalf_of(pid) if self.late else nullcontext(),
-                self.silence.minding(pid) if self.silence else nullcontext(),
+                self._minding(pid) as identity,
+                self.proc.together(pid, *texts),
             ):
-                self._add(pid, program, link)
+                self._add(identity, program, link)
         except (HoldoverError, OSError) as error:
             if not isinstance(error, VanishedError) or self._still_runs(pid, link):
                 self.unreadable.append(Unreadable(pid, str(error), program.name))
+
+    def _minding(self, pid: int) -> AbstractContextManager[ProcessId]:
+        return self.silence.minding(pid) if self.silence else nullcontext(self.proc.identity(pid))
 
     def _still_runs(self, pid: int, link: str) -> bool:
         """One that ended meanwhile is no loss; one that lives must not be passed over."""
@@ -152,8 +157,8 @@ class _Look:
         except HoldoverError:
             return False
 
-    def _add(self, pid: int, program: Program, link: str) -> None:
-        identity = self.proc.identity(pid)
+    def _add(self, identity: ProcessId, program: Program, link: str) -> None:
+        pid = identity.pid
         file = self.proc.file_of(pid, "exe")
         path = Path(link.removesuffix(DELETED))
         chrooted = self.proc.file_of(pid, "root") != self.own_root

@@ -18,11 +18,11 @@ from holdover.environ import (
     Layout,
     array_image,
     changed_since,
-    entry_values,
     find_half,
     our_entries,
     read_again,
     read_environment,
+    read_values,
     room_needed,
 )
 from holdover.errors import RefusedError
@@ -107,7 +107,7 @@ def _merge(entries: tuple[int, ...], missed: _Change | None) -> tuple[int, ...]:
 
 
 def _read_back(memory: Memory, layout: Layout, variable: str, view: Path | None) -> None:
-    values = entry_values(memory, read_again(memory, layout), variable)
+    values = read_values(memory, layout, variable)
     if view is not None and values[:1] != [os.fsencode(view)]:
         raise RefusedError(
             f"process {memory.pid} set {variable} itself at the same moment", hint="try again"

@@ -86,7 +86,8 @@ def _find(proc: ProcFs, pid: int, memory: Memory, variable: Variable) -> tuple[i
 
 
 def _read(memory: Memory, address: int, variable: Variable) -> Name:
-    return read_name(memory, address, variable.size, variable.value, pointer=variable.pointer)
+    where = (address, variable.size, variable.value, variable.pointer)
+    return memory.ask(read_name, *where)
 
 
 def _continue(memory: Memory, address: int, variable: Variable, name: Name, text: bytes) -> None:
