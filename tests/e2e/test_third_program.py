@@ -149,6 +149,16 @@ def test_server_that_is_started_anew_is_current(protected: Followed) -> None:
     assert protected.lab.held() == []
 
 
+def test_twin_gets_its_own_back(twin: Followed) -> None:
+    wanted = steps(PAGE, "After the fact")
+    done = twin.lab.run("sh", "-c", f"exec 2>&1\n{script(wanted)}")
+    for step, said in zip(wanted, answers(done.stdout), strict=False):
+        for line in step.shown:
+            assert is_shown(line, said), said
+    assert "ERROR" not in done.stdout
+    assert twin.server.lives
+
+
 # -- before any update -----------------------------------------------------------------------------
 
 
