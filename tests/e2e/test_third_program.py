@@ -137,7 +137,7 @@ def test_who_came_too_late_is_told(twin: Followed) -> None:
     assert "it is of another build" in found["reason"]
     done = twin.lab.holdover("protect")
     assert done.returncode == 1
-    assert "restart it when you can" in done.stdout
+    assert "gets them back" in done.stdout
 
 
 def test_server_that_is_started_anew_is_current(protected: Followed) -> None:
@@ -147,6 +147,16 @@ def test_server_that_is_started_anew_is_current(protected: Followed) -> None:
     assert server.ask("INSTALL SONAME 'metadata_lock_info'; UNINSTALL SONAME 'sql_errlog'") == ""
     assert protected.lab.holdover("gc").returncode == 0
     assert protected.lab.held() == []
+
+
+def test_twin_gets_its_own_back(twin: Followed) -> None:
+    wanted = steps(PAGE, "After the fact")
+    done = twin.lab.run("sh", "-c", f"exec 2>&1\n{script(wanted)}")
+    for step, said in zip(wanted, answers(done.stdout), strict=False):
+        for line in step.shown:
+            assert is_shown(line, said), said
+    assert "ERROR" not in done.stdout
+    assert twin.server.lives
 
 
 # -- before any update -----------------------------------------------------------------------------
@@ -163,6 +173,8 @@ def test_same_build_installed_once_more_changes_nothing(older: Followed) -> None
     """Its modules are refused by a build, not by a file."""
     version = builds(older.lab.root, PACKAGES[0])[0]
     older.lab.root.apt("install", "--reinstall", *(f"{name}={version}" for name in PACKAGES))
+    executable = older.lab.run("readlink", f"/proc/{older.server.pid}/exe").stdout
+    assert "(deleted)" in executable
     found = older.lab.status(older.server.pid)
     assert (found["state"], found["reason"]) == ("current", "the modules on disk are its own")
     assert install(older, "ha_archive") == ""

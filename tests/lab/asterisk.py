@@ -23,8 +23,9 @@ set -e
 install --directory --owner=asterisk /srv/$1 /srv/$1/run
 cp --archive /etc/asterisk /srv/$1/etc
 cd /srv/$1
-sed -i "s|^\(astetcdir\).*|\1 => $PWD/etc|; s|^\(astrundir\).*|\1 => $PWD/run|; \
-    s|^\(astlogdir\|astdbdir\|astspooldir\).*|\1 => $PWD|" etc/asterisk.conf
+sed -i -E "s,^\[directories\].*,[directories],; s,^(astetcdir).*,\1 => $PWD/etc,; \
+    s,^(astrundir).*,\1 => $PWD/run,; s,^(astlogdir|astdbdir|astspooldir).*,\1 => $PWD," \
+    etc/asterisk.conf
 printf '[modules]\nautoload=no\n' >etc/modules.conf
 setsid asterisk -f -U asterisk -C /srv/$1/etc/asterisk.conf </dev/null >out 2>&1 &
 echo $!

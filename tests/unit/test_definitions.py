@@ -80,7 +80,7 @@ def test_what_stays_in_place_lies_right_in_the_directory(names: str) -> None:
 def test_what_stays_in_place_is_not_for_views_that_cover_it() -> None:
     wanted = DEFINITION + 'in_place = ["helpers"]'
     assert parse_program(wanted).in_place == ("helpers",)
-    with pytest.raises(MalformedError, match="only for the deliveries"):
+    with pytest.raises(MalformedError, match="not for the deliveries mount"):
         parse_program(changed('["variable"]', '["variable", "mount"]', wanted))
 
 

@@ -324,8 +324,8 @@ def _in_place(data: dict[str, Any]) -> tuple[str, ...]:
     names = tuple(map(_below, _texts(data["build"].get("in_place", []))))
     if any("/" in name for name in names):
         raise ValueError("'in_place' is for what lies right in the directory")
-    if names and set(_deliveries(data)) - {Delivery.ENVIRONMENT, Delivery.VARIABLE}:
-        raise ValueError("'in_place' is only for the deliveries environment and variable")
+    if names and set(_deliveries(data)) & {Delivery.MOUNT, Delivery.FALLBACK}:
+        raise ValueError("'in_place' is not for the deliveries mount and fallback-dir")
     return names
 
 
