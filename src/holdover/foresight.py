@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds to what was seen of processes and installed builds what their late loads would do."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from holdover.search import directories, first_found
 from holdover.sight import Sight
 
 __all__ = ["Foresight"]
+
+_A_BUILD = 86400 * 10**9  # ns; as a rule all files of a build have one time
 
 
 class Foresight:
@@ -51,7 +54,7 @@ class Foresight:
                 on_disk = self.late.of(
                     sight,
                     self._on_disk(build, directories(process, self.views)),
-                    doubtful=process.outlived,
+                    doubtful=_doubtful(process, sight),
                     by_file=build.by_file,
                 )
                 if process.outlived and build.strict:
@@ -110,6 +113,15 @@ class Foresight:
             return replace(found, own=self.late.of(sight, own, by_file=by_file))
         except (HoldoverError, OSError) as error:
             return replace(found, unforeseen=str(error))
+
+
+def _doubtful(process: Process, sight: Sight) -> float:
+    """From when on files may be a later build's, where the stamp does not tell: of one whose
+    executable was replaced, all; else those that are younger than that, as when some of a build's
+    packages were replaced, and others not yet."""
+    if process.build.exact:
+        return math.inf
+    return -math.inf if process.outlived else sight.world.executable.mtime_ns + _A_BUILD
 
 
 def _refused(late: LateLoad) -> LateLoad:

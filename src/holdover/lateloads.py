@@ -5,6 +5,7 @@ Processes that run the same files share one answer: what a guest has mapped is r
 that have mapped the same. Nothing is loaded or executed.
 """
 
+import math
 import os
 import re
 from collections import defaultdict
@@ -83,14 +84,15 @@ class LateLoads:
         modules: Iterable[Module],
         view: Path | None = None,
         *,
-        doubtful: bool = False,
+        doubtful: float = math.inf,
         by_file: bool = False,
     ) -> tuple[LateLoad, ...]:
         """What loading each of the modules of one build would do; raises as `check_trust`.
 
         What lies in `view` the process may see at another place: whether it can be mapped as code
-        there is not looked at. Of modules that are `doubtful` every symbol is looked up. `by_file`
-        is as in `Build`: what is loaded, or needs nothing more, has to be held as it is.
+        there is not looked at. Of modules whose files are younger than `doubtful`, in nanoseconds,
+        every symbol is looked up. `by_file` is as in `Build`: what is loaded, or needs nothing
+        more, has to be held as it is.
         """
         modules, found = tuple(modules), []
         for module in modules:
@@ -221,7 +223,7 @@ class LateLoads:
         siblings: tuple[Module, ...],
         view: Path | None,
         *,
-        doubtful: bool,
+        doubtful: float,
     ) -> LateLoad:
         try:
             there = sight.forecast(module.path)
@@ -230,8 +232,10 @@ class LateLoads:
             library, seen = there
             sight.check_trust(seen)
             problem, other = self._problem(sight, library, seen, view), False
-            if (self.deep or doubtful) and not problem:
-                problem, other = _undefined(sight, library, seen, siblings, doubtful=doubtful)
+            young = library.mtime_ns > doubtful
+            if (self.deep or young) and not problem:
+                spans = doubtful < math.inf  # then no other executable shares its modules
+                problem, other = _undefined(sight, library, seen, siblings, doubtful=spans)
         except ElfError as error:
             return LateLoad(module.name, module.path, problem=error.message)
         found = (*seen.closure.found, *sight.started_with(seen), *seen.closure.named)
