@@ -232,6 +232,17 @@ def test_symbol_that_a_library_lacks_is_no_sign_of_another_executable(host: Host
     assert (late.problem, late.other) == ("r needs gone, which nothing has", False)
 
 
+def test_symbols_of_a_file_that_is_younger_are_looked_up(host: Host) -> None:
+    """Where a stamp spans builds: it may be a later one's."""
+    module, late = host.module("m", undefined=["f"], relocated=["f"]), host.late_loads()
+    age = module.path.stat().st_mtime_ns
+    (older,) = late.of(late.process(host.process(1)), [module], doubtful=age)
+    assert older.problem == ""
+    late = host.late_loads()
+    (younger,) = late.of(late.process(1), [module], doubtful=age - 1)
+    assert (younger.problem, younger.other) == ("undefined symbol f", False)
+
+
 # -- who looks -------------------------------------------------------------------------------------
 
 
