@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A protected PostgreSQL server beside changes of single packages: one comes early, one comes late."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lab import Lab
+from lab.cluster import Cluster
+from lab.postgres import MODULES, RECIPE, update, versions
+from lab.postgres_probes import PROBES, WORKS, prepare
+
+from holdover.demo import archive
+
+pytestmark = pytest.mark.e2e
+
+EARLY = "dpkg --install --force-depends /var/cache/apt/archives/postgresql-plperl-15_{}_*.deb"
+LATER = "later"
+"""A module of pgcrypto's content, as a package of its own: it would load in either server."""
+PACK = f"""
+set -e
+mkdir -p /srv/{LATER}/DEBIAN /srv/{LATER}{MODULES}
+cp {MODULES}/pgcrypto.so /srv/{LATER}{MODULES}/{LATER}.so
+cd /srv/{LATER}/DEBIAN
+printf 'Package: postgresql-15-{LATER}\\nVersion: 1\\nArchitecture: amd64\\n' >control
+printf 'Maintainer: x <x@example.org>\\nDescription: x\\n' >>control
+dpkg-deb --root-owner-group --build /srv/{LATER} /srv/{LATER}.deb
+"""
+
+
+@dataclass
+class Host:
+    lab: Lab
+    server: Cluster
+    with_one: str
+    """What PL/Perl says when its package alone was updated."""
+
+
+def host(lab: Lab) -> Host:
+    server = Cluster.create(lab.root, "main")
+    server.start()
+    prepare(server)
+    newer = versions(lab.root)[1]
+    lab.root.run("sh", "-c", EARLY.format(newer))
+    with_one = PROBES["plperl"](server)
+    lab.root.run("apt-get", "install", "--yes", "--fix-broken")
+    update(lab.root, newer)
+    return Host(lab, server, with_one)
+
+
+@pytest.fixture(scope="module")
+def protected(cache: Path, scratch: Path) -> Iterator[Host]:
+    with Lab.with_holdover(archive.prepare_base(cache, print, RECIPE), scratch) as lab:
+        lab.root.run("holdover", "enable")
+        found = host(lab)
+        yield found
+        found.server.stop()
+
+
+@pytest.fixture(scope="module")
+def unprotected(cache: Path, scratch: Path) -> Iterator[Host]:
+    with Lab.stock(archive.prepare_base(cache, print, RECIPE), scratch) as lab:
+        found = host(lab)
+        yield found
+        found.server.stop()
+
+
+def test_package_that_comes_before_its_server_is_not_taken_for_its_own(protected: Host) -> None:
+    """Its modules carry the same stamp, and the server's executable is the one on disk still."""
+    assert protected.with_one == WORKS
+
+
+def test_twin_loads_it_and_fails(unprotected: Host) -> None:
+    assert "undefined symbol: HaveCompleteError" in unprotected.with_one
+
+
+@pytest.mark.parametrize("what", PROBES)
+def test_when_the_rest_has_come_everything_works(protected: Host, what: str) -> None:
+    assert PROBES[what](protected.server) == WORKS
+
+
+def test_extension_that_is_installed_after_an_update_reaches_the_old_server(
+    protected: Host,
+) -> None:
+    """Until a hook has led it on, it sees what was held: that is the twin."""
+    lab, server = protected.lab, protected.server
+    lab.root.run("sh", "-c", PACK)
+    lab.root.run("holdover", "disable")
+    lab.root.run("dpkg", "--install", f"/srv/{LATER}.deb")
+    assert "could not access file" in server.sql(f"LOAD '{LATER}'").stderr
+    lab.root.run("holdover", "enable")
+    lab.root.run("dpkg", "--install", f"/srv/{LATER}.deb")
+    assert server.sql(f"LOAD '{LATER}'").returncode == 0
+    assert PROBES["hstore"](server) == WORKS
+    assert len(lab.held()) == 1
