@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A protected PostgreSQL server beside changes of single packages: one comes early, one comes late."""
+"""A protected PostgreSQL server beside changes of single packages: an early one and a late one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
