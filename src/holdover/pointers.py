@@ -34,12 +34,12 @@ def publish(proc: ProcFs, pid: int, memory: Memory, pointer: int, text: bytes) -
     halves = (start + _HEAD, start + _HEAD + size)
     at = next(half for half in halves if not half <= before < half + size)
     ours = any(half <= before < half + size for half in halves)
-    if not ours:  # the first time, or the program has changed its mind since it was taken back
-        memory.write(start + len(_MARK), before.to_bytes(8, "little"))
     if memory.read(start, len(_MARK)) != _MARK:
-        memory.write(start, _MARK)
+        memory.write(start, _MARK)  # first: what is not marked is taken for somebody else's
     elif memory.read(at, size).strip(b"\0"):
         wait_until_elsewhere(proc, pid)  # who was there before may still be read
+    if not ours:  # the first time, or the program has changed its mind since it was taken back
+        memory.write(start + len(_MARK), before.to_bytes(8, "little"))
     memory.write(at, text + b"\0")
     if memory.ask(Contents.read_pointer, pointer) != before:
         raise RefusedError(

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-from lab.between import Counting, touch_here
+from lab.between import Counting, is_killed_after, touch_here
 from lab.longer import LongRun
 from lab.outcomes import Record
 from system.native import Native, build
@@ -365,33 +364,6 @@ def change_before(
 
 
 # -- holdover is killed ----------------------------------------------------------------------------
-
-
-class Fatal(Counting):
-    """Whoever uses it is killed right after the nth time."""
-
-    left: ClassVar = {"read": 0, "write": 0}
-
-    def after(self, kind: str) -> None:
-        self.left[kind] -= 1
-        if self.left[kind] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def is_killed_after(kind: str, number: int, action: Callable[[], None]) -> bool:
-    """Do it in a process of its own; False if that came to its end, which has to be a good one."""
-    child = os.fork()
-    if child == 0:
-        Fatal.left[kind] = number
-        touch_here(pytest.MonkeyPatch(), Fatal)
-        try:
-            action()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
 
 
 @pytest.mark.parametrize(

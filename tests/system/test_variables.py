@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import shutil
 import signal
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab.between import Counting, touch_here
+from lab.between import Counting, is_killed_after, touch_here
 from lab.longer import LongRun
 from lab.variables import read_text
 from system.keeper import ARRAY, FIRST, OWN, POINTER, SECOND, Keeper, started, unchanged
@@ -232,6 +234,30 @@ def test_process_that_ends_meanwhile_has_vanished(
     before(*event, kill)
     with pytest.raises(VanishedError):
         keeper.point_to(keeper.first)
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+@pytest.mark.parametrize("step", ["first", "second", "back"])
+@pytest.mark.parametrize(("variable", "options"), KINDS[:2])
+def test_holdover_killed_after_each_access_leaves_old_or_new(
+    place: Path, variable: Variable, options: tuple[str, ...], step: str, kind: str
+) -> None:
+    """And the next run works, whatever was left behind."""
+    for number in itertools.count(1):
+        with started(place, variable, *options) as keeper:
+            if step != "first":
+                keeper.point_to(keeper.first)
+            old, new = keeper.text(), keeper.led_to(keeper.second)
+            action: Callable[[], None] = functools.partial(keeper.point_to, keeper.second)
+            if step == "back":
+                new, action = str(keeper.own), keeper.take_back
+            killed = is_killed_after(kind, number, action)
+            assert keeper.text() in ((old, new) if killed else (new,))
+            action()
+            assert (keeper.text(), keeper.load()) == (new, OWN if step == "back" else SECOND)
+            if not killed:
+                break
+    assert number > 1
 
 
 @pytest.mark.parametrize("number", range(6))
