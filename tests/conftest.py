@@ -18,6 +18,7 @@ from lab.booted import RECIPE, build_booted_base
 from lab.longer import LongRun
 from lab.outcomes import Outcomes, Record
 from lab.packaged import REPOSITORY, build_deb, later_version
+from lab.postgres import RECIPE
 from lab.servers import SERVERS, DataServers, data_servers
 
 from holdover.demo import archive
@@ -61,6 +62,12 @@ def cache(namespaces: None) -> Path:
 @pytest.fixture(scope="session")
 def base(cache: Path) -> Path:
     return archive.prepare_base(cache, print)
+
+
+@pytest.fixture(scope="session")
+def postgres_base(cache: Path) -> Path:
+    """PostgreSQL's older build, with the newer one and a third beside it."""
+    return archive.prepare_base(cache, print, RECIPE)
 
 
 @pytest.fixture(scope="session")

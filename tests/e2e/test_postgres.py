@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from lab import Lab
 from lab.cluster import Cluster, Session
-from lab.postgres import RECIPE, update, versions
+from lab.postgres import update, versions
 from lab.postgres_probes import PROBES, WORKS, prepare
 from lab.replication import RECONNECTIONS, Replication
 from lab.workload import Worked, workload
 
-from holdover.demo import archive
 from holdover.demo.root import install_holdover
 
 pytestmark = pytest.mark.e2e
@@ -84,21 +83,16 @@ class Updated:
 
 
 @pytest.fixture(scope="module")
-def two_builds(cache: Path) -> Path:
-    return archive.prepare_base(cache, print, RECIPE)
-
-
-@pytest.fixture(scope="module")
-def protected(two_builds: Path, scratch: Path) -> Iterator[Updated]:
+def protected(postgres_base: Path, scratch: Path) -> Iterator[Updated]:
     """With holdover's hooks enabled and nothing else done."""
-    with Lab.with_holdover(two_builds, scratch) as lab:
+    with Lab.with_holdover(postgres_base, scratch) as lab:
         lab.root.run("holdover", "enable")
         yield updated(lab)
 
 
 @pytest.fixture(scope="module")
-def unprotected(two_builds: Path, scratch: Path) -> Iterator[Updated]:
-    with Lab.stock(two_builds, scratch) as lab:
+def unprotected(postgres_base: Path, scratch: Path) -> Iterator[Updated]:
+    with Lab.stock(postgres_base, scratch) as lab:
         yield updated(lab)
 
 

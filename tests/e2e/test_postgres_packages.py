@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from lab import Lab
 from lab.cluster import Cluster
-from lab.postgres import MODULES, RECIPE, update, versions
+from lab.postgres import MODULES, update, versions
 from lab.postgres_probes import PROBES, WORKS, prepare
-
-from holdover.demo import archive
 
 pytestmark = pytest.mark.e2e
 
@@ -50,8 +48,8 @@ def host(lab: Lab) -> Host:
 
 
 @pytest.fixture(scope="module")
-def protected(cache: Path, scratch: Path) -> Iterator[Host]:
-    with Lab.with_holdover(archive.prepare_base(cache, print, RECIPE), scratch) as lab:
+def protected(postgres_base: Path, scratch: Path) -> Iterator[Host]:
+    with Lab.with_holdover(postgres_base, scratch) as lab:
         lab.root.run("holdover", "enable")
         found = host(lab)
         yield found
@@ -59,8 +57,8 @@ def protected(cache: Path, scratch: Path) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def unprotected(cache: Path, scratch: Path) -> Iterator[Host]:
-    with Lab.stock(archive.prepare_base(cache, print, RECIPE), scratch) as lab:
+def unprotected(postgres_base: Path, scratch: Path) -> Iterator[Host]:
+    with Lab.stock(postgres_base, scratch) as lab:
         found = host(lab)
         yield found
         found.server.stop()

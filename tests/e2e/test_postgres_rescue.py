@@ -12,10 +12,8 @@ from subprocess import CompletedProcess
 import pytest
 from lab import Lab
 from lab.cluster import Cluster, Session
-from lab.postgres import PACKAGES, RECIPE, update, versions
+from lab.postgres import PACKAGES, update, versions
 from lab.postgres_probes import PROBES, WORKS, prepare
-
-from holdover.demo import archive
 
 pytestmark = pytest.mark.e2e
 
@@ -38,9 +36,8 @@ class TooLate:
 
 
 @pytest.fixture(scope="module")
-def late(cache: Path, scratch: Path) -> Iterator[TooLate]:
-    base = archive.prepare_base(cache, print, RECIPE)
-    with Lab.with_holdover(base, scratch) as lab:
+def late(postgres_base: Path, scratch: Path) -> Iterator[TooLate]:
+    with Lab.with_holdover(postgres_base, scratch) as lab:
         server = Cluster.create(lab.root, "main")
         server.start()
         prepare(server)

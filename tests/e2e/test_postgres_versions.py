@@ -15,11 +15,9 @@ from pathlib import Path
 import pytest
 from lab import Lab
 from lab.cluster import Cluster
-from lab.postgres import RECIPE, update, update_to_third, versions
+from lab.postgres import update, update_to_third, versions
 from lab.postgres_probes import PROBES, WORKS, prepare
 from lab.replication import RECONNECTIONS, Replication
-
-from holdover.demo import archive
 
 pytestmark = pytest.mark.e2e
 
@@ -50,20 +48,15 @@ class Updated:
 
 
 @pytest.fixture(scope="module")
-def two_builds(cache: Path) -> Path:
-    return archive.prepare_base(cache, print, RECIPE)
-
-
-@pytest.fixture(scope="module")
-def protected(two_builds: Path, scratch: Path) -> Iterator[Updated]:
-    with Lab.with_holdover(two_builds, scratch) as lab:
+def protected(postgres_base: Path, scratch: Path) -> Iterator[Updated]:
+    with Lab.with_holdover(postgres_base, scratch) as lab:
         lab.root.run("holdover", "enable")
         yield updated(lab)
 
 
 @pytest.fixture(scope="module")
-def unprotected(two_builds: Path, scratch: Path) -> Iterator[Updated]:
-    with Lab.stock(two_builds, scratch) as lab:
+def unprotected(postgres_base: Path, scratch: Path) -> Iterator[Updated]:
+    with Lab.stock(postgres_base, scratch) as lab:
         yield updated(lab)
 
 
