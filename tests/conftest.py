@@ -18,7 +18,7 @@ from lab.booted import RECIPE, build_booted_base
 from lab.longer import LongRun
 from lab.outcomes import Outcomes, Record
 from lab.packaged import REPOSITORY, build_deb, later_version
-from lab.postgres import RECIPE
+from lab.postgres import RECIPE as POSTGRES
 from lab.servers import SERVERS, DataServers, data_servers
 
 from holdover.demo import archive
@@ -67,7 +67,7 @@ def base(cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def postgres_base(cache: Path) -> Path:
     """PostgreSQL's older build, with the newer one and a third beside it."""
-    return archive.prepare_base(cache, print, RECIPE)
+    return archive.prepare_base(cache, print, POSTGRES)
 
 
 @pytest.fixture(scope="session")
