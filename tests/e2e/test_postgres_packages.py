@@ -11,7 +11,7 @@ from lab.cluster import Cluster
 from lab.postgres import MODULES, update, versions
 from lab.postgres_probes import PROBES, WORKS, prepare
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.distributions]
 
 EARLY = "dpkg --install --force-depends /var/cache/apt/archives/postgresql-plperl-15_{}_*.deb"
 LATER = "later"

@@ -19,7 +19,7 @@ from lab.postgres import update, update_to_third, versions
 from lab.postgres_probes import PROBES, WORKS, prepare
 from lab.replication import RECONNECTIONS, Replication
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.distributions]
 
 RENAMED, ORIGINAL = "undefined symbol: fQrfinish", "undefined symbol: errfinish"
 BUILDS = ("older", "newer", "third")

@@ -184,15 +184,16 @@ def test_readers_see_one_of_the_two_names(keeper: Keeper, long_run: LongRun) -> 
 
 def test_readers_notice_a_name_that_is_written_in_pieces(array: Keeper) -> None:
     """The twin of the test above."""
-    array.start("resting", 3)
     names = [os.fsencode(name) for name in (array.own, array.led_to(array.first))]
-    at = array.ask("at")
+    at, torn = array.ask("at"), 0
     assert isinstance(at, int)
     with Memory(array.proc, array.pid, writable=True) as memory:
-        for name in names * 50:
-            for number, byte in enumerate(name + b"\0"):
-                memory.write(at + number, bytes([byte]))
-    assert array.stop_threads()[1] > 0
+        while not torn:  # on a busy machine they rest longer than it takes to write
+            array.start("resting", 3)
+            for name in names * 50:
+                for number, byte in enumerate(name + b"\0"):
+                    memory.write(at + number, bytes([byte]))
+            torn = array.stop_threads()[1]
 
 
 def test_readers_of_a_pointer_that_never_rest_see_one_of_the_names(pointer: Keeper) -> None:
