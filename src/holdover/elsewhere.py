@@ -54,11 +54,9 @@ def wait_until_asleep(proc: ProcFs, pid: int) -> None:
 
 
 def _sleeps(proc: ProcFs, pid: int, thread: int) -> bool:
-    try:
-        call = proc.read(pid, f"task/{thread}/syscall")
-    except VanishedError:
-        return True
-    return not call.startswith(("running", "-1"))
+    with suppress(VanishedError):
+        return not proc.read(pid, f"task/{thread}/syscall").startswith(("running", "-1"))
+    return True
 
 
 def _has_left(proc: ProcFs, pid: int, thread: int, began: int) -> bool:

@@ -10,12 +10,12 @@ from holdover.model import Delivery, Item, Module, Process, State
 from holdover.search import directories as where
 from holdover.search import first_found
 
-__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "READY", "SUCCESSOR", "failure_of", "no_preload"]
+__all__ = ["Judge", "BAD_STATES", "LOOK_ALIKE", "READY", "failure_of", "no_preload"]
 
 BAD_STATES = (State.AT_RISK, State.POISONED)
 READY = "what is held for it comes into play when they are replaced"
 LOOK_ALIKE = "its executable was replaced by another build with the same stamp"
-SUCCESSOR = "its executable was replaced by a later build, whose modules it would load"
+_SUCCESSOR = "its executable was replaced by a later build, whose modules it would load"
 
 
 class Judge:
@@ -104,7 +104,7 @@ class Judge:
         ):
             return State.AT_RISK, failing
         if process.outlived:
-            return State.CURRENT, SUCCESSOR
+            return State.CURRENT, _SUCCESSOR
         if process.look_alike:
             return State.CURRENT, LOOK_ALIKE
         if not modules:

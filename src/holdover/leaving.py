@@ -15,7 +15,7 @@ from holdover.errors import HoldoverError, VanishedError
 from holdover.flow import Holdover
 from holdover.held import Holding
 from holdover.identity import ProcessId
-from holdover.model import Process, Scan
+from holdover.model import Item, Process, Scan
 from holdover.releasing import release
 
 __all__ = ["leave", "Departure", "Kept", "Left"]
@@ -69,9 +69,7 @@ def leave(
     seen, items = holdover.status()
     released: list[Process] = []
     kept: list[Kept] = []
-    for item in items:
-        if item.delivery is None:
-            continue
+    for item in _firsts(items):
         with suppress(VanishedError):  # it needs nothing any more
             if reason := UNDER_WAY if under_way else _release(holdover, item.process):
                 kept.append(Kept(item.process, item.snapshot, reason))
@@ -85,6 +83,15 @@ def leave(
     left = _what_is_left(holdover, kept)
     size = holdover.store.bytes_freed_without([entry.holding for entry in left])
     return Departure(tuple(released), tuple(kept), left, size, problem)
+
+
+def _firsts(items: tuple[Item, ...]) -> list[Item]:
+    """Whoever sees what is held; for what a process has forked that process, which is released
+    with it."""
+    there = {item.process.id.pid: item for item in items}
+    seeing = (item.process for item in items if item.delivery is not None)
+    pids = dict.fromkeys(p.part_of if p.part_of in there else p.id.pid for p in seeing)
+    return [there[pid] for pid in pids if pid is not None]
 
 
 def _release(holdover: Holdover, process: Process) -> str:
@@ -103,8 +110,8 @@ def _release(holdover: Holdover, process: Process) -> str:
 
 def _drop_idle_leases(holdover: Holdover, seen: Scan, kept: list[Kept]) -> None:
     """Of processes that were looked at and are pointed at nothing."""
-    needed = {entry.process.id for entry in kept}
-    idle = [process.id for process in seen.processes if process.id not in needed]
+    needed = {entry.process.id.pid for entry in kept}
+    idle = [p.id for p in seen.processes if not needed & {p.id.pid, p.part_of}]
     with holdover.writing():
         for process in idle:
             holdover.drop_leases(process)

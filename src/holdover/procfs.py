@@ -193,11 +193,17 @@ class ProcFs:
             return [int(name) for name in os.listdir(self.root) if name.isdecimal()]
 
     def children(self, parents: Collection[int]) -> list[int]:
-        """Processes that one of these has forked."""
-        found = []
-        for pid in self.pids() if parents else ():
-            with suppress(ProcessError, MalformedError):  # it ended
-                if self.stat(pid).parent in parents:
+        """Processes that one of these has forked and that go on to run the same.
+
+        Of all others only the link is read: who hangs in execve keeps who reads his stat waiting.
+        """
+        links, found = set[str](), list[int]()
+        for pid in parents:
+            with suppress(ProcessError):  # it ended
+                links.add(self.link(pid, "exe"))
+        for pid in self.pids() if links else ():
+            with suppress(ProcessError, MalformedError):
+                if self.link(pid, "exe") in links and self.stat(pid).parent in parents:
                     found.append(pid)
         return found
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from lab import Lab
-from lab.cluster import Cluster
+from lab.cluster import Cluster, Session
 from lab.postgres import MODULES, update, versions
 from lab.postgres_probes import PROBES, WORKS, prepare
+from lab.variables import read_text
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributions]
 
 EARLY = "dpkg --install --force-depends /var/cache/apt/archives/postgresql-plperl-15_{}_*.deb"
+VARIABLE = "pkglib_path"
 LATER = "later"
 """A module of pgcrypto's content, as a package of its own: it would load in either server."""
 PACK = f"""
@@ -92,3 +94,24 @@ def test_extension_that_is_installed_after_an_update_reaches_the_old_server(
     assert server.sql(f"LOAD '{LATER}'").returncode == 0
     assert PROBES["hstore"](server) == WORKS
     assert len(lab.held()) == 1
+
+
+def test_letting_go_of_a_machine_lets_go_of_a_server_and_its_sessions(
+    postgres_base: Path, scratch: Path
+) -> None:
+    with Lab.with_holdover(postgres_base, scratch) as lab:
+        server = Cluster.create(lab.root, "main")
+        server.start()
+        prepare(server)
+        sessions = [Session(server) for _ in range(60)]
+        lab.root.run("holdover", "protect")
+        assert "holdover/view" in read_text(lab.path(f"/proc/{sessions[0].pid}"), VARIABLE)
+        done = lab.json("disable", "--release")
+        assert [released["pid"] for released in done["released"]] == [server.pid]
+        assert (done["kept"], done["left"]) == ([], [])
+        for pid in (server.pid, *(session.pid for session in sessions)):
+            assert read_text(lab.path(f"/proc/{pid}"), VARIABLE) == MODULES
+        assert PROBES["hstore"](server) == WORKS
+        for session in sessions:
+            session.close()
+        server.stop()

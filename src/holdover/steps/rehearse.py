@@ -47,7 +47,9 @@ def rehearse(proc: ProcFs, process: Process, program: Program, holding: Holding)
         raise RefusedError(
             f"process {process.id.pid}: nothing is known that makes {process.executable.name} "
             "load its modules",
-            hint=f"add a [[rehearse]] section to the definition of {program.name}",
+            hint=f"add a [[rehearse]] section to the definition of {program.name}"
+            if program.environment
+            else "",
         )
     return _judge(process, holding, runs)
 

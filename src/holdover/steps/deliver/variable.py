@@ -49,6 +49,10 @@ def deliver(proc: ProcFs, process: Process, variable: Variable, view: Path) -> N
         if text == name.text:
             return
         _check_way(proc, pid, text, view)
+        if len(text) >= variable.size and not variable.pointer:
+            raise UnsupportedError(
+                f"process {pid}: no room in {variable.symbol} for a name of {len(text)} bytes"
+            )
         if variable.pointer:
             publish(proc, pid, memory, address, text)
         elif name.led_to is None:
@@ -92,10 +96,6 @@ def _read(memory: Memory, address: int, variable: Variable) -> Name:
 
 def _continue(memory: Memory, address: int, variable: Variable, name: Name, text: bytes) -> None:
     """Behind the word that holds the end of the old name first, then that word."""
-    if len(text) >= variable.size:
-        raise UnsupportedError(
-            f"process {memory.pid}: no room in {variable.symbol} for a name of {len(text)} bytes"
-        )
     behind = _word_at(memory, address, variable, len(name.text)) + _WORD
     if behind - address <= len(text):
         memory.write(behind, text[behind - address :] + b"\0")
@@ -135,8 +135,6 @@ def _exchange(
     proc: ProcFs, memory: Memory, address: int, variable: Variable, name: Name, text: bytes
 ) -> None:
     """Only what is different is written, the end included."""
-    if len(text) >= variable.size:
-        raise UnsupportedError(f"process {memory.pid}: no room in {variable.symbol}")
     same = len(os.path.commonprefix([name.text, text]))
     wait_until_asleep(proc, memory.pid)
     _check_unchanged(memory, address, variable, name)
