@@ -13,7 +13,7 @@ from holdover.cli.enabling import is_current, wanted_files
 from holdover.cli.installation import REMEDY, Installation
 from holdover.cli.metrics import client_problem
 from holdover.cli.services import timer_state
-from holdover.cli.setup import unknown_programs
+from holdover.cli.setup import program_problems
 from holdover.config import Config
 from holdover.environ import entry_values, read_environment
 from holdover.errors import CommandError, HoldoverError, RefusedError, StoreError, UsageError
@@ -70,7 +70,7 @@ def _try(name: str, check: Callable[[Holdover], str], holdover: Holdover) -> Che
 
 
 def _configuration(config: Config) -> str:
-    problems = (*config.problems, *unknown_programs(config))
+    problems = (*config.problems, *program_problems(config))
     found, left_out = own_programs()
     if problems:
         page = "docs/adding-a-program.md" if left_out else "holdover.toml(5)"

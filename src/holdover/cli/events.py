@@ -5,12 +5,11 @@ The identifiers are for ever: people look for them, and alert on them. The messa
 (`journalctl -x`) and docs/journal.md are made of this table.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from holdover.cli.text import printable
-from holdover.cli.together import together
+from holdover.cli.together import one_of_each, together
 from holdover.journal import ERROR, INFO, NOTICE, WARNING, Entry
 from holdover.judging import BAD_STATES
 from holdover.model import Delivery, Item, Outcome, Process, Result, State
@@ -26,9 +25,6 @@ __all__ = [
     "of_collected",
     "of_hook",
 ]
-
-
-S = TypeVar("S", Item, Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +122,7 @@ def of_result(result: Result) -> Iterator[Entry]:
     """What was done, and what was not; nothing about those who needed nothing."""
     for snapshot in result.taken:
         yield TAKEN.entry(f"snapshot {snapshot} was taken", snapshot=snapshot)
-    for outcome in _one_of_each(result.outcomes, lambda o: (o.failed, o.changed, o.state)):
+    for outcome in one_of_each(result.outcomes):
         yield from of_outcome(outcome)
     for problem in result.problems:
         yield NOT_PROTECTED.entry(f"guests that start now are not protected: {problem}")
@@ -158,7 +154,8 @@ def of_outcome(outcome: Outcome) -> Iterator[Entry]:
 
 def of_risks(items: Iterable[Item]) -> Iterator[Entry]:
     """Who is seen to be at risk, or poisoned."""
-    for item in _one_of_each(items, lambda item: item.state):
+    groups = together(items, lambda item: item.process)
+    for item in (item for group in groups for item in group.kinds(lambda item: item.state)):
         if item.state in BAD_STATES:
             fields = _fields(item.process, item.state, item.reason)
             text = f"{_label(item.process)} is not protected: {item.reason}"
@@ -174,12 +171,6 @@ def of_hook(kind: Kind, hook: str, reason: str, seconds: float) -> Entry:
     """That a hook did not do what it is there for."""
     text = f"hook {hook}: {reason}"
     return kind.entry(text, hook=hook, reason=reason, seconds=f"{seconds:.3f}")
-
-
-def _one_of_each(entries: Iterable[S], kind_of: Callable[[S], object]) -> Iterator[S]:
-    """Of a process and those that it forked, as far as the same is true of them."""
-    for group in together(entries, lambda entry: entry.process):
-        yield from group.kinds(kind_of)
 
 
 def _fields(process: Process, state: State, reason: str) -> dict[str, object]:

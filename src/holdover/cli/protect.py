@@ -2,13 +2,13 @@
 """`holdover protect`, `defuse` and `release`: what changes processes."""
 
 from argparse import Namespace
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from holdover.cli.events import of_outcome, of_result
 from holdover.cli.output import print_json, print_table, process_columns, progress
 from holdover.cli.reports import tell
 from holdover.cli.setup import make_holdover, read_config
-from holdover.cli.together import together
+from holdover.cli.together import one_of_each, together
 from holdover.cli.unseen import check_found, show_unreadable
 from holdover.model import Capture, Delivery, Item, Outcome, Plan, Result, State
 from holdover.releasing import release
@@ -116,17 +116,9 @@ def show_outcomes(result: Result, *, as_json: bool) -> bool:
     if as_json:
         print_json(_result_json(result))
     elif result.outcomes:
-        rows = [
-            _outcome_row(replace(outcome, reason=group.counted(outcome.reason, count)))
-            for group in together(result.outcomes, lambda outcome: outcome.process)
-            for outcome, count in group.kinds(_ending).items()
-        ]
+        rows = [_outcome_row(outcome) for outcome in one_of_each(result.outcomes)]
         print_table(("PID", "NAME", "STATE", "DELIVERY", "SNAPSHOT", "REASON"), rows)
     return any(o.failed or o.state is State.POISONED for o in result.outcomes)
-
-
-def _ending(outcome: Outcome) -> tuple[State, bool, str]:
-    return outcome.state, outcome.failed, outcome.reason if outcome.failed else ""
 
 
 def _result_json(result: Result) -> dict[str, object]:

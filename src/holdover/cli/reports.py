@@ -2,7 +2,7 @@
 """What hooks tell: to who called them, to the system's log, and to the metrics."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdover.cli.text import printable
-from holdover.cli.together import together
+from holdover.cli.together import one_of_each, together
 from holdover.config import Config
 from holdover.model import Delivery, Item, Outcome, Result, Scan, State
 
@@ -62,23 +62,16 @@ def report(result: Result, config: Config) -> Done:
     for process in result.unreadable:
         if process.program:
             wrong.append(f"a {process.program} process is not protected: {process.reason}")
-    for outcome, reason in _each(result.outcomes):
+    for outcome in one_of_each(result.outcomes):
         if outcome.failed:
-            text = f"{_name(outcome)} is not protected: {reason}"
+            text = f"{_name(outcome)} is not protected: {outcome.reason}"
             (foreign if outcome.process.distrusted else wrong).append(text)
         elif outcome.state is State.POISONED:
-            lost.append(f"{_name(outcome)} is left alone: {reason}")
+            lost.append(f"{_name(outcome)} is left alone: {outcome.reason}")
     for problem in (*wrong, *foreign, *lost):
         complain(problem)
     tell(of_result(result), config)
     return Done(told_of(result.outcomes), "incomplete" if wrong else "done")
-
-
-def _each(outcomes: Iterable[Outcome]) -> Iterator[tuple[Outcome, str]]:
-    """With the reason; of those that belong together, and of which the same is true, one."""
-    for group in together(outcomes, lambda outcome: outcome.process):
-        for outcome, count in group.kinds(lambda o: (o.failed, o.state, o.reason)).items():
-            yield outcome, group.counted(outcome.reason, count)
 
 
 def told_of(outcomes: Iterable[Outcome]) -> str:

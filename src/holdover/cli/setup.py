@@ -15,7 +15,7 @@ from holdover.programs import Program, load_programs, own_programs
 if TYPE_CHECKING:
     from holdover.flow import Holdover
 
-__all__ = ["read_config", "make_holdover", "make_programs", "unknown_programs"]
+__all__ = ["read_config", "make_holdover", "make_programs", "program_problems"]
 
 
 def read_config(options: Namespace) -> Config:
@@ -26,7 +26,7 @@ def read_config(options: Namespace) -> Config:
     flags = {s.key: getattr(options, s.key, None) for s in SETTINGS if s.flag}
     words = [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = load_config([*options.setting, *words])
-    for problem in unknown_programs(config):
+    for problem in program_problems(config):
         print(f"holdover: {printable(problem)}", file=sys.stderr)
     for problem in config.problems:
         if problem.startswith(f"{COMMAND_LINE}: "):
@@ -35,7 +35,7 @@ def read_config(options: Namespace) -> Config:
     return config
 
 
-def unknown_programs(config: Config) -> Iterator[str]:
+def program_problems(config: Config) -> Iterator[str]:
     """What is wrong with the operator's definitions, and the names of programs to leave alone."""
     yield from own_programs()[1]
     if config.programs_disabled:

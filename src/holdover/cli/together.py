@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process and those that it forked, which go on to run the same: told of as one."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from holdover.model import Process, State
+from holdover.model import Outcome, Process, State
 
-__all__ = ["Group", "together", "worst"]
+__all__ = ["Group", "together", "one_of_each", "worst"]
 
 T = TypeVar("T")
 _WORSE = (
@@ -56,6 +56,18 @@ def together(entries: Iterable[T], process_of: Callable[[T], Process]) -> list[G
         for entry in entries
         if process_of(entry).part_of not in there
     ]
+
+
+def one_of_each(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Of those that belong together, and of which the same became, one; its reason counts them."""
+    for group in together(outcomes, lambda outcome: outcome.process):
+        for outcome, count in group.kinds(_became).items():
+            yield replace(outcome, reason=group.counted(outcome.reason, count))
+
+
+def _became(outcome: Outcome) -> tuple[object, ...]:
+    why = outcome.reason if outcome.failed else ""
+    return outcome.state, outcome.changed, outcome.failed, why
 
 
 def worst(group: Group[T], state_of: Callable[[T], State]) -> T:
