@@ -352,6 +352,21 @@ def test_the_real_proc_knows_this_very_process() -> None:
     )
 
 
+def test_children_run_the_same_and_nobody_else_is_asked_who_forked_him(tmp_path: Path) -> None:
+    """Who hangs in execve keeps a reader of his stat waiting: here a pipe does."""
+    for pid, program, parent in ((4, "postgres", 1), (5, "postgres", 4), (6, "postgres", 1)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / f"{pid}/exe").symlink_to(tmp_path / program)
+        text = stat_text().replace(" S 4 ", f" S {parent} ")
+        (tmp_path / f"{pid}/stat").write_text(text)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/exe").symlink_to(tmp_path / "other")
+    os.mkfifo(tmp_path / "7/stat")
+    assert ProcFs(tmp_path).children({4}) == [5]
+    assert ProcFs(tmp_path).children(set()) == []
+    assert ProcFs(tmp_path).children({99}) == []
+
+
 def test_the_owner_of_a_process_is_its_effective_user() -> None:
     assert ProcFs().owner(os.getpid()) == os.geteuid()
 

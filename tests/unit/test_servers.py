@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from unit.factories import VIEWS, holding, modules, process, scan, snapshot
 
-from holdover.cli.together import together, worst
+from holdover.cli.together import one_of_each, together, worst
 from holdover.fitting import covers, is_of, joined
 from holdover.held import HeldFile, Holding
 from holdover.identity import FileId
-from holdover.model import Build, Capture, Delivery, Item, LateLoad, Process, State
+from holdover.model import Build, Capture, Delivery, Item, LateLoad, Outcome, Process, State
 from holdover.steps.plan import Aim, plan
 from holdover.steps.verify import loaded_twice
 
@@ -257,3 +257,17 @@ def test_whoever_lost_the_process_that_forked_it_is_told_alone() -> None:
     orphan = Item(server(5, part_of=4), State.CURRENT, "fine")
     (group,) = together([orphan], lambda item: item.process)
     assert group.first is orphan
+
+
+def test_what_became_of_them_is_told_once_for_each_kind() -> None:
+    forked = [server(4712 + n, part_of=4711) for n in range(3)]
+    done = [
+        Outcome(server(), State.PROTECTED, "held", changed=True),
+        *(Outcome(process, State.PROTECTED, "held", changed=True) for process in forked[:2]),
+        Outcome(forked[2], State.CURRENT, "it has loaded x", failed=True),
+    ]
+    told = [(o.process.id.pid, o.failed, o.reason) for o in one_of_each(done)]
+    assert told == [
+        (4711, False, "held (3 of 4 processes)"),
+        (4714, True, "it has loaded x (1 of 4 processes)"),
+    ]
