@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from holdover.demo.guest import Guest
 from lab.chroot import Lab
@@ -55,7 +56,7 @@ class AtWork:
     def opens(self, name: str) -> bool:
         assert self.process.poll() is None, self.end()
         links = self.lab.path(f"/proc/{self.pid}/fd").iterdir()
-        return any(name in os.readlink(link) for link in links)
+        return any(name in link_or_nothing(link) for link in links)
 
     def is_halted(self) -> bool:
         return "\nState:\tT" in self.lab.path(f"/proc/{self.pid}/status").read_text()
@@ -93,6 +94,14 @@ def holding(lab: Lab) -> Iterator[AtWork]:
         assert working.process.stdout is not None
         working.process.stdout.readline()
         yield working
+
+
+def link_or_nothing(link: Path) -> str:
+    """Where it leads, or "" if it was closed since it was listed."""
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return ""
 
 
 def wait_until(truth: Callable[[], bool]) -> None:
