@@ -12,15 +12,24 @@ module of the third fails as one of the older build fails with the newer: undefi
 
 from subprocess import CompletedProcess
 
-from holdover.demo.archive import HOST_PACKAGES, RELEASE, Recipe, builds, existing_sources
+from holdover.demo.archive import (
+    HOST_PACKAGES,
+    RELEASE,
+    Recipe,
+    Release,
+    builds,
+    existing_sources,
+)
 from holdover.demo.root import ThrowawayRoot
 from holdover.looking import Progress
-from lab.distributions import BULLSEYE, TRIXIE, download_next
+from lab.distributions import BULLSEYE, SID, TRIXIE, download_next
 
 __all__ = [
     "RECIPE",
     "RECIPE_TO_TRIXIE",
     "RECIPE_OF_TWO_MAJORS",
+    "RECIPES_OF_LATER_MAJORS",
+    "RECIPE_BOOTED",
     "PACKAGES",
     "MODULES",
     "THIRD",
@@ -115,6 +124,13 @@ def _make_third(root: ThrowawayRoot, package: str, newer: str) -> None:
     root.run("sh", "-c", _REPACK, "sh", package, newer, THIRD, _RESTAMP)
 
 
+def _fill_for_a_boot(root: ThrowawayRoot, progress: Progress) -> None:
+    """The same builds; nothing of it may start in the middle of a test."""
+    _fill(root, progress)
+    root.run("systemd-machine-id-setup")
+    root.run("systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer", "fstrim.timer")
+
+
 def _fill_for_the_next(root: ThrowawayRoot, progress: Progress) -> None:
     """The newest of Debian 12, by the package that most hosts have; Debian 13's downloaded."""
     prepare_servers(root)
@@ -144,6 +160,25 @@ def _fill_with_two_majors(root: ThrowawayRoot, progress: Progress) -> None:
         root.apt("clean")
 
 
+def _recipe_of(major: str, release: Release, *more: str) -> Recipe:
+    """The one build of it that the release has, and a third build of that."""
+
+    def fill(root: ThrowawayRoot, progress: Progress) -> None:
+        prepare_servers(root)
+        packages = [f"postgresql-{part}{major}" for part in ("", "plperl-", "plpython3-")]
+        progress(f"installing {packages[0]} of {release.codename} in it")
+        root.apt("install", *packages, *more)
+        for package in (*packages, *more):
+            _make_third(root, package, _installed(root, package))
+        root.apt("clean")
+
+    return Recipe(f"postgres-{major}", release, fill, (*HOST_PACKAGES, "procps"))
+
+
+def _installed(root: ThrowawayRoot, package: str) -> str:
+    return root.run("dpkg-query", "--show", "--showformat=${Version}", package).stdout
+
+
 RECIPE = Recipe("postgres-update", RELEASE, _fill, (*HOST_PACKAGES, "procps"))
 RECIPE_TO_TRIXIE = Recipe(
     "postgres-to-trixie", RELEASE, _fill_for_the_next, (*HOST_PACKAGES, "procps")
@@ -151,3 +186,10 @@ RECIPE_TO_TRIXIE = Recipe(
 RECIPE_OF_TWO_MAJORS = Recipe(
     "postgres-majors", RELEASE, _fill_with_two_majors, (*HOST_PACKAGES, "procps")
 )
+RECIPE_BOOTED = Recipe(
+    "postgres-booted", RELEASE, _fill_for_a_boot, (*HOST_PACKAGES, "procps", "systemd-sysv", "dbus")
+)
+RECIPES_OF_LATER_MAJORS = {
+    "17": _recipe_of("17", TRIXIE),
+    "18": _recipe_of("18", SID, "postgresql-18-jit"),
+}

@@ -69,7 +69,7 @@ class Replication:
 
 def _standby(primary: Cluster) -> Cluster:
     """A copy of it that follows; its directory is made anew by pg_basebackup."""
-    standby = Cluster.create(primary.root, f"{primary.name}-standby")
+    standby = Cluster.create(primary.root, f"{primary.name}-standby", version=primary.version)
     source = ("--host", SOCKETS, "--port", str(primary.port), "--username", "postgres")
     primary.root.run("rm", "-r", standby.data)
     primary.root.run(
@@ -82,7 +82,7 @@ def _standby(primary: Cluster) -> Cluster:
 
 
 def _subscriber(primary: Cluster) -> Cluster:
-    subscriber = Cluster.create(primary.root, f"{primary.name}-subscriber")
+    subscriber = Cluster.create(primary.root, f"{primary.name}-subscriber", version=primary.version)
     subscriber.start()
     subscriber.value("CREATE TABLE beats (n int PRIMARY KEY)")
     where = f"host={SOCKETS} port={primary.port} user=postgres dbname=postgres"
