@@ -191,5 +191,5 @@ RECIPE_BOOTED = Recipe(
 )
 RECIPES_OF_LATER_MAJORS = {
     "17": _recipe_of("17", TRIXIE),
-    "18": _recipe_of("18", SID, "postgresql-18-jit"),
+    "18": _recipe_of("18", SID, "postgresql-client-18", "postgresql-18-jit"),
 }
