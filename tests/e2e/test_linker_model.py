@@ -69,7 +69,7 @@ def compared(lab: Lab, *words: str) -> dict[str, Any]:
     return result
 
 
-@pytest.fixture(scope="module", params=["12", "13"])
+@pytest.fixture(scope="module", params=["12", pytest.param("13", marks=pytest.mark.distributions)])
 def debian(request: pytest.FixtureRequest, cache: Path, scratch: Path) -> Iterator[Lab]:
     """Debian 12, and the same after its upgrade to 13."""
     base = archive.prepare_base(cache, print, CROSSINGS["bookworm-to-trixie"].recipe)

@@ -28,7 +28,11 @@ QEMU = ("install", "qemu-system-x86", "qemu-system-common", "qemu-block-extra")
 
 def broken(lab: Lab, guest: Guest, *words: str) -> dict[str, str]:
     """For each module that would be lost, why."""
-    (process,) = [p for p in previewed(lab, *words)["processes"] if p["pid"] == guest.pid]
+    return reasons(previewed(lab, *words), guest)
+
+
+def reasons(answer: dict[str, Any], guest: Guest) -> dict[str, str]:
+    (process,) = [p for p in answer["processes"] if p["pid"] == guest.pid]
     return {entry["module"]: entry["reason"] for entry in process["breaks"]}
 
 
@@ -91,10 +95,10 @@ def test_distribution_upgrade_is_foreseen_module_by_module(cache: Path, scratch:
     with Lab.with_holdover(base, scratch) as lab:
         guests = {what: Guest.start(lab.root, f"g{n}") for n, what in enumerate(NEEDS)}
         turn_to_the_next(lab.root)
-        would = {what: broken(lab, guest, "full-upgrade") for what, guest in guests.items()}
+        answer = previewed(lab, "full-upgrade")
         assert full_upgrade(lab.root).returncode == 0
         for what, guest in guests.items():
-            assert NEEDS[what] in would[what]
+            assert NEEDS[what] in reasons(answer, guest)
             assert ATTACHED not in guest.probe_twice(what)
 
 

@@ -264,6 +264,7 @@ def crossed(cache: Path, scratch: Path) -> Iterator[Late]:
         yield made
 
 
+@pytest.mark.distributions
 @pytest.mark.parametrize("kind", KINDS)
 def test_guest_of_the_release_before_loads_everything_twice(crossed: Late, kind: str) -> None:
     guest = crossed.guests[kind]
@@ -275,6 +276,7 @@ def test_guest_of_the_release_before_loads_everything_twice(crossed: Late, kind:
     assert tried(guest) == ALL_WORK, guest.log
 
 
+@pytest.mark.distributions
 def test_modules_and_libraries_of_the_release_before_are_from_its_packages(crossed: Late) -> None:
     assert crossed.answer is not None
     (snapshot,) = {module["snapshot"] for module in crossed.answer.json["modules"]}
@@ -286,12 +288,14 @@ def test_modules_and_libraries_of_the_release_before_are_from_its_packages(cross
     assert crossed.answer.json["bytes_downloaded"] > 0
 
 
+@pytest.mark.distributions
 def test_release_before_leaves_no_trace_in_the_package_managers_state(crossed: Late) -> None:
     before, after = crossed.package_state
     assert before
     assert after == before
 
 
+@pytest.mark.distributions
 def test_twin_of_the_release_before_loses_its_disks(crossed: Late) -> None:
     assert crossed.twin is not None
     assert crossed.twin.probe_twice("rbd disk") == (REFUSED, REFUSED)
