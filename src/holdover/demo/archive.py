@@ -118,12 +118,12 @@ def prepare_base(cache: Path, progress: Progress, recipe: Recipe | None = None) 
             raise CommandError(f"{tool} is not installed", hint=f"apt-get install {package}")
     recipe = recipe or TWO_BUILDS
     base = cache / f"{recipe.name}-{_digest(recipe)}"
-    with _alone(cache):
+    with _alone(cache, recipe):
         if base.exists() and time.time() - base.stat().st_mtime < _KEPT:
             return base
         for old in cache.glob(f"{recipe.name}-*"):
-            shutil.rmtree(old)
-        building = cache / f"building-{os.getpid()}"
+            shutil.rmtree(old)  # what a killed run has left half built, too
+        building = cache / f"{recipe.name}-building"
         try:
             _build(building, recipe, progress)
             building.rename(base)
@@ -141,12 +141,11 @@ def _digest(recipe: Recipe) -> str:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _alone(cache: Path, recipe: Recipe) -> Iterator[None]:
+    """Who needs the same base waits; another one may be built meanwhile."""
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
+    with (cache / f"{recipe.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in cache.glob("building-*"):
-            shutil.rmtree(left)
         yield
 
 
