@@ -88,7 +88,7 @@ class Deliveries:
 
 BUSY = {
     "getenv": "threads in getenv",
-    "setenv": "threads that set existing variables, and read",
+    "setenv": "threads that set existing variables in bursts, and read",
     "malloc": "threads in malloc, realloc and free",
     "signals": "threads that get signals, with handlers that call getenv",
     "spawn": "threads that run programs (posix_spawn, a vfork)",
@@ -105,7 +105,7 @@ def test_busy_process_sees_old_or_new_and_lives(
     counts = target.stop_threads()
     assert (counts.wrong, counts.gone) == (0, 0)
     assert counts.rounds > threads
-    assert deliveries.made
+    assert deliveries.made, deliveries.said
     assert_is_well(target)
     outcome = f"{deliveries} during {counts.rounds:,} rounds, 0 wrong"
     record(BUSY[kind], outcome, deliveries.said)
@@ -119,7 +119,7 @@ def test_process_that_sets_and_unsets_names_without_pause_lives_and_misses_few(
     deliveries = Deliveries(target, long_run.rounds_or(USUAL_DELIVERIES))
     counts = target.stop_threads()
     assert counts.wrong == 0
-    assert deliveries.made
+    assert deliveries.made, deliveries.said
     assert counts.gone <= deliveries.made
     assert_is_well(target)
     record(
@@ -196,7 +196,7 @@ def test_process_stopped_again_and_again_is_delivered_to_or_refused(
         deliveries = Deliveries(target, long_run.rounds_or(USUAL_DELIVERIES))
     counts = target.stop_threads()
     assert (counts.wrong, counts.gone) == (0, 0)
-    assert deliveries.made
+    assert deliveries.made, deliveries.said
     assert_is_well(target)
     outcome = f"{deliveries} during {stops[0]:,} stops, {counts.rounds:,} rounds, 0 wrong"
     record("SIGSTOP and SIGCONT without pause, threads in getenv", outcome, deliveries.said)

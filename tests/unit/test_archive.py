@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bases: which sources they get, and that each recipe looks after its own directory only."""
 
+import fcntl
 import os
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -70,11 +71,17 @@ def test_base_is_built_once(tmp_path: Path) -> None:
 
 
 def test_base_replaces_its_own_older_ones_only(tmp_path: Path) -> None:
-    for name in ("one-0123456789ab", "building-1"):
+    for name in ("one-0123456789ab", "one-building"):  # an older one, and what is half built
         (tmp_path / name).mkdir()
     other = prepare_base(tmp_path, silent, OTHER)
     one = prepare_base(tmp_path, silent, ONE)
     assert {path for path in tmp_path.iterdir() if path.is_dir()} == {one, other}
+
+
+def test_base_does_not_wait_for_another_one_that_is_built(tmp_path: Path) -> None:
+    with (tmp_path / f"{OTHER.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert prepare_base(tmp_path, silent, ONE).is_dir()
 
 
 def test_base_that_is_too_old_is_built_again(tmp_path: Path) -> None:
