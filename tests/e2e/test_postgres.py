@@ -77,9 +77,7 @@ class Updated:
     said: str
 
     def probe(self, what: str) -> str:
-        if what in RECONNECTIONS:
-            return RECONNECTIONS[what](self.replication)
-        return PROBES[what](self.servers["main"])
+        return self.replication.probe(what)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lab import BootedLab
+from lab.cluster import SOCKETS
 from lab.postgres import PACKAGES, RECIPE_BOOTED
 
 from holdover.demo import archive
@@ -17,7 +18,6 @@ from holdover.demo.root import install_holdover
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributions]
 
-SOCKETS = "/run/postgresql"
 ADD = "CREATE FUNCTION add(a int, b int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN a + b; END'"
 LATE = """
 SET client_min_messages = error;
@@ -68,19 +68,9 @@ def held(booted: BootedLab) -> set[str]:
     return {snapshot["version"].split()[0] for snapshot in answer["snapshots"]}
 
 
-def builds(booted: BootedLab) -> tuple[str, str]:
-    """The older and the newer one, as packages call them."""
-    rows = booted.run("apt-cache", "madison", "postgresql-15").stdout.splitlines()
-    return rows[-1].split()[2], rows[0].split()[2]
-
-
-def update(booted: BootedLab) -> None:
-    words = (f"{package}={builds(booted)[1]}" for package in PACKAGES)
-    booted.run("apt-get", "install", "--yes", *words)
-
-
 def test_server_is_protected_by_the_timer_and_let_go_by_it(booted: BootedLab) -> None:
-    older, newer = (version.partition("-")[0] for version in builds(booted))
+    versions = booted.builds("postgresql-15")
+    older, newer = (version.partition("-")[0] for version in versions)
     pids = {name: start(booted, name) for name in ("main", "twin")}
     for name in pids:
         sql(booted, name, ADD)
@@ -90,7 +80,7 @@ def test_server_is_protected_by_the_timer_and_let_go_by_it(booted: BootedLab) ->
     assert {state(booted, pid) for pid in pids.values()} == {("protected", "variable")}
     assert held(booted) == {older}
 
-    update(booted)
+    booted.run("apt-get", "install", "--yes", *(f"{name}={versions[1]}" for name in PACKAGES))
     booted.run("holdover", "release", "--force", str(pids["twin"]))
     assert sql(booted, "main", LATE) == "5|1\n"
     assert "undefined symbol: DatumGetHeapTupleHeader" in sql(booted, "twin", LATE)

@@ -76,12 +76,6 @@ def tidied(crossed: Crossed) -> Crossed:
     return crossed
 
 
-def probe(served: Replication, what: str) -> str:
-    if what in RECONNECTIONS:
-        return RECONNECTIONS[what](served)
-    return PROBES[what](served.primary)
-
-
 def test_upgrade_is_complete_and_restarted_no_server(crossed: Crossed) -> None:
     assert crossed.apt.returncode == 0, crossed.apt.stderr
     assert crossed.lab.run("dpkg", "--audit").stdout == ""
@@ -91,19 +85,19 @@ def test_upgrade_is_complete_and_restarted_no_server(crossed: Crossed) -> None:
 
 @pytest.mark.parametrize("what", [*PROBES, *RECONNECTIONS])
 def test_protected_server_loads_everything(crossed: Crossed, what: str) -> None:
-    assert probe(crossed.protected, what) == WORKS
+    assert crossed.protected.probe(what) == WORKS
 
 
 @pytest.mark.parametrize("what", LOST)
 def test_unprotected_twin_cannot(crossed: Crossed, what: str) -> None:
-    said = probe(crossed.twins, what)
+    said = crossed.twins.probe(what)
     assert NEWER_LIBC in said
     assert LOST[what] in said
 
 
 @pytest.mark.parametrize("what", [*PROBES, *RECONNECTIONS])
 def test_nothing_is_lost_with_packages_that_nobody_needs(tidied: Crossed, what: str) -> None:
-    assert probe(tidied.protected, what) == WORKS
+    assert tidied.protected.probe(what) == WORKS
 
 
 def test_restarted_server_is_current_and_all_snapshots_go(crossed: Crossed) -> None:

@@ -30,11 +30,6 @@ class Updated:
     lab: Lab
     served: Replication
 
-    def probe(self, what: str) -> str:
-        if what in RECONNECTIONS:
-            return RECONNECTIONS[what](self.served)
-        return PROBES[what](self.served.primary)
-
 
 @pytest.fixture(scope="module", params=RECIPES_OF_LATER_MAJORS)
 def major(request: pytest.FixtureRequest) -> str:
@@ -71,12 +66,12 @@ def updated(lab: Lab, version: str) -> Updated:
 
 @pytest.mark.parametrize("what", [*PROBES, *RECONNECTIONS])
 def test_protected_server_loads_everything(protected: Updated, what: str) -> None:
-    assert protected.probe(what) == WORKS
+    assert protected.served.probe(what) == WORKS
 
 
 @pytest.mark.parametrize("what", [*PROBES, *RECONNECTIONS])
 def test_twin_loads_nothing(unprotected: Updated, what: str) -> None:
-    assert LOST in unprotected.probe(what)
+    assert LOST in unprotected.served.probe(what)
 
 
 def test_servers_are_protected_with_what_is_theirs(protected: Updated, major: str) -> None:

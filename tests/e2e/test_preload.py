@@ -134,9 +134,9 @@ def test_monitor_that_is_busy_is_given_up(preloaded: Preloaded) -> None:
     """It serves one client; the guest is left as it is."""
     lab = preloaded.lab
     guest = Guest.start(lab.root, "busy", wrapper=NO_ROOM)
-    client = "import socket, time; s = socket.socket(1); s.connect('/tmp/busy.sock'); s.recv(9)"
+    client = "import signal, socket; s = socket.socket(1); s.connect('/tmp/busy.sock'); s.recv(9)"
     keep = (
-        f"python3 -c \"{client}; open('/tmp/on', 'w'); time.sleep(99)\" >/dev/null 2>&1 & echo $!"
+        f"python3 -c \"{client}; open('/tmp/on', 'w'); signal.pause()\" >/dev/null 2>&1 & echo $!"
     )
     pid = lab.root.run("sh", "-c", keep).stdout.strip()
     lab.root.run("sh", "-c", "while ! test -e /tmp/on; do sleep 0.05; done")

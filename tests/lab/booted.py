@@ -322,7 +322,11 @@ class BootedLab:
     @functools.cached_property
     def qemu_versions(self) -> tuple[str, str]:
         """The older version, which the lab starts with, and the newer one."""
-        rows = self.run("apt-cache", "madison", "qemu-system-x86").stdout.splitlines()
+        return self.builds("qemu-system-x86")
+
+    def builds(self, package: str) -> tuple[str, str]:
+        """The oldest and the newest version that apt knows."""
+        rows = self.run("apt-cache", "madison", package).stdout.splitlines()
         return rows[-1].split()[2], rows[0].split()[2]
 
     def upgrade_qemu(self) -> subprocess.CompletedProcess[str]:

@@ -108,6 +108,14 @@ def update_to_third(root: ThrowawayRoot) -> CompletedProcess[str]:
 
 
 def _fill(root: ThrowawayRoot, progress: Progress) -> None:
+    newer = _fill_with_two_builds(root, progress)
+    progress("making a third build of it")
+    for package in ("postgresql-15", "postgresql-plperl-15", "postgresql-plpython3-15"):
+        _make_third(root, package, newer)
+
+
+def _fill_with_two_builds(root: ThrowawayRoot, progress: Progress) -> str:
+    """The older one installed, the newer one downloaded; its version."""
     older, newer = versions(root)
     prepare_servers(root)
     progress(f"installing PostgreSQL {older} in it")
@@ -115,9 +123,7 @@ def _fill(root: ThrowawayRoot, progress: Progress) -> None:
     root.run("sh", "-c", _FORGET_OTHERS)
     progress(f"downloading PostgreSQL {newer} for later")
     root.apt("install", "--download-only", *(f"{package}={newer}" for package in PACKAGES))
-    progress("making a third build of it")
-    for package in ("postgresql-15", "postgresql-plperl-15", "postgresql-plpython3-15"):
-        _make_third(root, package, newer)
+    return newer
 
 
 def _make_third(root: ThrowawayRoot, package: str, newer: str) -> None:
@@ -126,7 +132,7 @@ def _make_third(root: ThrowawayRoot, package: str, newer: str) -> None:
 
 def _fill_for_a_boot(root: ThrowawayRoot, progress: Progress) -> None:
     """The same builds; nothing of it may start in the middle of a test."""
-    _fill(root, progress)
+    _fill_with_two_builds(root, progress)
     root.run("systemd-machine-id-setup")
     root.run("systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer", "fstrim.timer")
 

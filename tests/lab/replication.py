@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lab.bases import LabError
 from lab.cluster import SOCKETS, Cluster
-from lab.postgres_probes import WORKS
+from lab.postgres_probes import PROBES, WORKS
 
 __all__ = ["Replication", "RECONNECTIONS"]
 
@@ -41,6 +41,12 @@ class Replication:
     @property
     def clusters(self) -> tuple[Cluster, ...]:
         return self.primary, self.standby, self.subscriber
+
+    def probe(self, what: str) -> str:
+        """By a new backend of the primary, or by a replica that reconnects."""
+        if what in RECONNECTIONS:
+            return RECONNECTIONS[what](self)
+        return PROBES[what](self.primary)
 
     def reconnect(self, replica: Cluster) -> str:
         """Cut its connection: "works" if a row arrives by another, or why not."""
